@@ -1,0 +1,69 @@
+# Every target sets up what it needs: a Python (3.11 or newer, with venv) and make are enough.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/core:$(CURDIR)/layers/agents
+
+.PHONY: help
+help:
+	@echo "make run         the whole system on http://localhost:$${PORT:-8000}"
+	@echo "make test        all tests          make lint       style and types"
+	@echo "make bench       speed and memory   make token      a bearer token for the local server (ROLE=admin)"
+	@echo "make db-migrate  (DRY_RUN=1), db-verify, db-reset (YES=delete-everything), db-repair (DRY_RUN=1)"
+	@echo "make openapi     write openapi.json make lock       resolve the dependencies anew"
+
+$(READY): requirements/dev.txt requirements/uv.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements/dev.txt
+	@touch $@
+
+.PHONY: run
+run: $(READY)
+	@exec $(BIN)/python -m local.server
+
+.PHONY: token
+token: $(READY)
+	@$(BIN)/python -m local.token --role "$${ROLE:-user}" --user "$${NAME:-}"
+
+.PHONY: test
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+.PHONY: lint
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY)
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: db-migrate db-verify db-reset db-repair
+db-migrate: $(READY)
+	@$(BIN)/python -m local.database_commands migrate $(if $(DRY_RUN),--dry-run)
+db-verify: $(READY)
+	@$(BIN)/python -m local.database_commands verify
+db-reset: $(READY)
+	@$(BIN)/python -m local.database_commands reset $(if $(filter delete-everything,$(YES)),--yes-delete-everything)
+db-repair: $(READY)
+	@$(BIN)/python -m local.database_commands repair $(if $(DRY_RUN),--dry-run)
+
+.PHONY: openapi
+openapi: $(READY)
+	@$(BIN)/python -m local.openapi
+
+.PHONY: lock
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml --extra agents -c requirements/dev.txt -o requirements/agents.txt
+	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/core.txt
+	@grep -E -A2 '^uv==' requirements/dev.txt >/dev/null && \
+	  echo uv | $(BIN)/uv pip compile --quiet $(LOCK) - -c requirements/dev.txt -o requirements/uv.txt
+LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11

@@ -1,0 +1,132 @@
+"""What the chat function does: begins turns, lets others follow them wherever they run, and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+from uuid import UUID, uuid4
+
+from threadkeep import turns
+from threadkeep.database import Database
+from threadkeep.identity import Principal
+from threadkeep.settings import Settings
+from threadkeep_agents.providers import Providers, with_key
+from threadkeep_agents.roster import Roster
+from threadkeep_agents.turn import Parties, Turn
+from threadkeep_agents.ui_stream import DONE, KEEP_ALIVE, replay_events
+
+POLL_SECONDS: Final = 0.15
+SILENCE_SECONDS: Final = 10.0
+
+
+class Conversations:
+    """The turns of this process, and the way to those of others."""
+
+    def __init__(self, settings: Settings, database: Database, *, providers: Providers | None = None) -> None:
+        self._database = database
+        self._with_key = with_key(settings)
+        self._parties = Parties(database, providers or Providers(settings), Roster())
+        self._running: dict[UUID, Turn] = {}
+
+    async def begin(
+        self,
+        principal: Principal,
+        request: turns.TurnRequest,
+        *,
+        correlation_id: UUID,
+        guest_address: str | None,
+        new_guest: bool,
+        max_seconds: float | None = None,
+    ) -> Turn | turns.Join | turns.Replay:
+        """Begins a turn, which then runs by itself; or says that the message is being answered, or was.
+
+        Raises what `turns.begin` raises.
+        """
+        begun = await turns.begin(
+            self._database,
+            principal,
+            request,
+            answer=uuid4(),
+            stream=uuid4(),
+            correlation_id=correlation_id,
+            providers=list(self._with_key),
+            configuration_version=self._parties.roster.version,
+            guest_address=guest_address,
+            new_guest=new_guest,
+        )
+        if not isinstance(begun, turns.Run):
+            return begun
+        self._parties.roster.take(begun.configuration)
+        turn = Turn(self._parties, principal, begun, thinking=request.thinking, max_seconds=max_seconds)
+        self._running[turn.stream] = turn
+        turn.start(when_done=self._forget)
+        return turn
+
+    async def running(self, principal: Principal, session: UUID) -> turns.Join | None:
+        """The session's running turn, if there is one; `not_found:session` for somebody else's."""
+        return await turns.running_stream(self._database, principal, session)
+
+    async def follow(self, principal: Principal, session: UUID, join: turns.Join) -> AsyncIterator[bytes]:
+        """A running turn's answer from its start, then live: from memory if it runs here, else from its chunks."""
+        turn = self._running.get(join.stream)
+        stream = turn.follow() if turn else self._follow_chunks(principal, session, join)
+        async for batch in stream:
+            yield batch
+
+    async def answer(self, principal: Principal, session: UUID, join: turns.Join) -> turns.Replay:
+        """The whole answer of a running turn, once it has ended."""
+        turn = self._running.get(join.stream)
+        if turn is not None:
+            return await turn.wait()
+        async for _ in self._follow_chunks(principal, session, join):
+            pass
+        return await turns.stored_answer(self._database, principal, session, join.answer)
+
+    async def stop(self, principal: Principal, session: UUID) -> bool:
+        """Ends the session's running turn for good, wherever it runs; False if nothing runs."""
+        is_running = await turns.request_stop(self._database, principal, session)
+        if is_running:
+            for turn in self._running.values():
+                if turn.session == session:
+                    turn.stop("person")
+        return is_running
+
+    async def close(self) -> None:
+        """Ends all turns of this process, each with its Finish, and waits for them."""
+        running = list(self._running.values())
+        for turn in running:
+            turn.stop("shutdown")
+        await asyncio.gather(*(turn.wait() for turn in running), return_exceptions=True)
+        await self._parties.providers.close()
+
+    def _forget(self, turn: Turn) -> None:
+        self._running.pop(turn.stream, None)
+
+    async def _follow_chunks(self, principal: Principal, session: UUID, join: turns.Join) -> AsyncIterator[bytes]:
+        seq = -1
+        spoken_at = time.monotonic()
+        while True:
+            chunks = await turns.chunks_after(self._database, principal, session, join.stream, seq)
+            seq = chunks.seq
+            if chunks.lines:
+                spoken_at = time.monotonic()
+                yield _sse(chunks.lines)
+            if chunks.is_over:
+                break
+            if time.monotonic() - spoken_at > SILENCE_SECONDS:
+                spoken_at = time.monotonic()
+                yield KEEP_ALIVE
+            await asyncio.sleep(POLL_SECONDS)
+        yield DONE
+
+
+def replay(answer: turns.Replay) -> bytes:
+    """A stored answer as a stream that is said at once."""
+    lines = [turns.as_lines([event]) for event in replay_events(str(answer.answer), answer.parts, answer.metadata)]
+    return _sse(lines) + DONE
+
+
+def _sse(lines: list[str]) -> bytes:
+    return "".join([f"data: {line}\n\n" for line in lines]).encode()

@@ -1,0 +1,86 @@
+"""The agents as they are configured now, made once for each version of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic_ai import Agent
+
+from threadkeep.configuration import AppSettings, ChatModelAgent, Provider, config_key, parse_configuration
+from threadkeep.errors import ThreadkeepError
+from threadkeep.log import logger
+from threadkeep_agents.tools import TurnContext, own_tools
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All rows of `admin_config` of one version, read when they are needed."""
+
+    version: int
+    rows: dict[str, Any]
+
+    @cached_property
+    def app_settings(self) -> AppSettings:
+        return parse_configuration("app_settings", self.rows.get("app_settings"))
+
+
+class Roster:
+    """Keeps the newest configuration and the agents made from it.
+
+    A row that is broken leaves the last good one of its key in force, and is reported.
+    """
+
+    def __init__(self) -> None:
+        self._configuration: Configuration | None = None
+        self._agents: dict[str, Agent[TurnContext, str]] = {}
+        self._good: dict[str, Any] = {}
+
+    @property
+    def version(self) -> int | None:
+        """The version at hand; None before the first turn of the process."""
+        return self._configuration.version if self._configuration else None
+
+    @property
+    def app_settings(self) -> AppSettings:
+        """What holds for the whole application."""
+        settings = self._read("app_settings")
+        assert isinstance(settings, AppSettings)
+        return settings
+
+    def take(self, configuration: dict[str, Any] | None) -> None:
+        """Takes what Begin brought, if it is newer than what is at hand."""
+        if configuration is not None and (self.version is None or configuration["version"] > self.version):
+            self._configuration = Configuration(configuration["version"], configuration["rows"])
+            self._agents = {}
+
+    def chat_agent(self, provider: Provider) -> Agent[TurnContext, str]:
+        """The agent that talks to the person, as configured for this provider."""
+        key = config_key("chat_model_agent", provider)
+        agent = self._agents.get(key)
+        if agent is None:
+            shape = self._read(key)
+            assert isinstance(shape, ChatModelAgent)
+            if not shape.enabled:
+                raise ThreadkeepError("forbidden:agent")
+            agent = self._agents[key] = Agent(
+                name="chat_model_agent",
+                deps_type=TurnContext,
+                instructions=shape.system_prompt,
+                tools=own_tools(),
+            )
+        return agent
+
+    def _read(self, key: str) -> Any:
+        assert self._configuration is not None, "Begin brings the configuration"
+        try:
+            self._good[key] = parse_configuration(key, self._configuration.rows.get(key))
+        except ThreadkeepError as error:
+            logger.error(
+                "configuration row is broken",
+                extra={"key": key, "problems": [f"{field.field}: {field.message}" for field in error.fields]},
+            )
+            if key not in self._good:
+                raise ThreadkeepError("unavailable:api") from error
+        return self._good[key]

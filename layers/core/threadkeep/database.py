@@ -1,0 +1,149 @@
+"""The way to PostgreSQL: every unit of work is one transaction and one network round trip.
+
+A unit is an autocommit pipeline: all its statements up to the pipeline's end are one implicit transaction. Its first
+statement takes the actor's role and claims for that transaction, so the policies decide; the login role may do
+nothing by itself. Nothing here is session-level, so a transaction pooler may stand between.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, LiteralString
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from threadkeep.errors import SENTENCES, ThreadkeepError
+from threadkeep.identity import Principal, Service
+
+Actor = Principal | Service
+Parameters = Mapping[str, Any]
+Statement = tuple[LiteralString, Parameters]
+Rows = list[DictRow]
+
+RETRY_AFTER_SECONDS: Final = 2
+WAIT_FOR_CONNECTION_SECONDS: Final = 5.0
+CHECK_AFTER_IDLE_SECONDS: Final = 20.0
+
+_BECOME: Final = "select set_config('role', %(role)s, true), set_config('request.jwt.claims', %(claims)s, true)"
+_REQUIRE_ACTIVE: Final = "select private.require_active_caller()"
+
+# Connection lost, full, shutting down, out of patience: the same request may succeed shortly.
+_UNAVAILABLE_CLASSES: Final = ("08", "53", "57", "55P03")
+# The whole unit was rolled back, so it may simply run again.
+_REPEATABLE: Final = (pg.DeadlockDetected, pg.SerializationFailure)
+_REPEATS: Final = 3
+
+
+class Database:
+    """A pool of connections (one on Lambda) that runs units of work for an actor.
+
+    It opens at its first use, in the event loop of that use, and is closed by `close`.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 1) -> None:
+        self._last_used: WeakKeyDictionary[psycopg.AsyncConnection[DictRow], float] = WeakKeyDictionary()
+        self._is_open = False
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=pool_size,
+            open=False,
+            timeout=WAIT_FOR_CONNECTION_SECONDS,
+            reconnect_timeout=30,
+            check=self._check,
+            kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
+        )
+
+    async def close(self) -> None:
+        """Gives all connections back."""
+        await self._pool.close()
+
+    async def run(self, actor: Actor, *statements: Statement, require_active: bool = True) -> list[Rows]:
+        """Runs the statements as the actor in one transaction; the rows of each, in order.
+
+        A disabled or deleted caller is refused first (`forbidden:account`); `require_active=False` is for a
+        statement that does that itself. Raises the domain errors of our SQL functions, and `unavailable:database`
+        when the database cannot take the work now; then nothing of the unit has happened.
+        """
+        for repeat in range(_REPEATS):
+            try:
+                with _domain_errors():
+                    return await self._run_once(actor, statements, require_active)
+            except _REPEATABLE:
+                if repeat == _REPEATS - 1:
+                    raise ThreadkeepError("unavailable:database", retry_after=RETRY_AFTER_SECONDS) from None
+        raise AssertionError("unreachable")
+
+    async def rows(self, actor: Actor, sql: LiteralString, parameters: Parameters | None = None) -> Rows:
+        """Runs one statement as the actor; its rows."""
+        return (await self.run(actor, (sql, parameters or {})))[0]
+
+    async def row(self, actor: Actor, sql: LiteralString, parameters: Parameters | None = None) -> DictRow | None:
+        """Runs one statement as the actor; its first row, if there is one."""
+        rows = await self.rows(actor, sql, parameters)
+        return rows[0] if rows else None
+
+    async def _run_once(self, actor: Actor, statements: tuple[Statement, ...], require_active: bool) -> list[Rows]:
+        async with self._connection() as connection:
+            async with connection.pipeline():
+                await connection.execute(_BECOME, {"role": actor.role, "claims": actor.claims})
+                if require_active and actor.role == "authenticated":
+                    await connection.execute(_REQUIRE_ACTIVE)
+                cursors = [await connection.execute(sql, parameters) for sql, parameters in statements]
+            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[DictRow]]:
+        if not self._is_open:
+            # Starts to connect, without waiting for it.
+            await self._pool.open()
+            self._is_open = True
+        async with self._pool.connection() as connection:
+            yield connection
+            self._last_used[connection] = time.monotonic()
+
+    async def _check(self, connection: psycopg.AsyncConnection[DictRow]) -> None:
+        """Asks a connection that lay idle whether it still lives; one used a moment ago is believed."""
+        if time.monotonic() - self._last_used.get(connection, 0.0) > CHECK_AFTER_IDLE_SECONDS:
+            await AsyncConnectionPool.check_connection(connection)
+
+
+class _domain_errors:  # noqa: N801 - reads as a statement
+    """Turns what the driver raises into errors of the domain, where it is one."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("TK"):
+            raise domain_error(error) from None
+        if isinstance(error, _REPEATABLE):
+            return
+        if _is_unavailable(error):
+            raise ThreadkeepError("unavailable:database", retry_after=RETRY_AFTER_SECONDS) from error
+
+
+def _is_unavailable(error: BaseException | None) -> bool:
+    if isinstance(error, PoolTimeout | psycopg.InterfaceError):
+        return True
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return True
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_UNAVAILABLE_CLASSES)
+
+
+def domain_error(error: psycopg.Error) -> ThreadkeepError:
+    """The error that one of our SQL functions raised: SQLSTATE TKnnn, with a JSON object in DETAIL."""
+    extra: dict[str, Any] = json.loads(error.diag.message_detail or "{}")
+    code = extra.pop("code")
+    detail = extra.pop("detail", None)
+    retry_after = extra.pop("retryAfter", None)
+    if code not in SENTENCES and detail is None:
+        raise AssertionError(f"no sentence for {code}") from error
+    return ThreadkeepError(code, detail, retry_after=retry_after, extra=extra)

@@ -1,0 +1,111 @@
+"""The errors of the domain, and the one table of what each means to a caller.
+
+An error is raised where it is known, with a code `type:surface`; `threadkeep.web` turns it into an
+`application/problem+json` answer. Its texts are for a person to act on and never hold SQL, a stack trace
+or what a provider said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong input: a JSON path such as `message.parts[0].text`, and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+STATUS_OF_TYPE: Final = {
+    "bad_request": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "precondition_failed": 412,
+    "too_large": 413,
+    "unsupported_media": 415,
+    "invalid": 422,
+    "rate_limit": 429,
+    "internal": 500,
+    "provider": 502,
+    "timeout": 504,
+    "unavailable": 503,
+}
+
+SENTENCES: Final = {
+    "bad_request:api": "The request could not be read. Check that its body is valid JSON.",
+    "unauthorized:auth": "Sign in, or send a valid token, and try again.",
+    "unauthorized:hook": "The signature of this call is missing or wrong.",
+    "forbidden:account": "This account is disabled or was deleted.",
+    "forbidden:agent": "This agent is switched off.",
+    "forbidden:auth": "This account may not do that.",
+    "forbidden:origin": "Calls with a cookie are taken from the allowed origins only.",
+    "not_found:api": "There is nothing at this address.",
+    "not_found:session": "There is no such session.",
+    "not_found:message": "There is no such message in this session.",
+    "not_found:model": "There is no such model, or it is not active.",
+    "method_not_allowed:api": "This address does not take that method.",
+    "conflict:chat": "This session is answering another message. Wait for it, or stop it first.",
+    "conflict:guest": "This guest was taken over by another account, or deleted.",
+    "conflict:message": "A message with this id and other content is already there.",
+    "conflict:session": "A session with this id and other content is already there.",
+    "precondition_failed:api": "It was changed meanwhile. Read it again and repeat the change.",
+    "too_large:api": "The request is too large.",
+    "unsupported_media:api": "Send this request as application/json.",
+    "invalid:api": "Some fields are wrong.",
+    "rate_limit:chat": "The limit of this agent is used up for now.",
+    "rate_limit:guest": "Too many guests were made. Sign in, or try again later.",
+    "too_large:context": "The conversation is too long for the model. Start a new session, or shorten the message.",
+    "too_large:turn": "The answer reached the bounds of one turn and was ended.",
+    "invalid:content": "The model's provider refused this content.",
+    "unavailable:answer": "The answer could not be stored. What can be kept of it will appear in the session.",
+    "unavailable:model": "The model is overloaded. Try again shortly, or choose another one.",
+    "timeout:chat": "The answer took too long and was ended.",
+    "internal:api": "Something went wrong here. It was recorded; try again later.",
+    "provider:chat": "The model's provider did not answer. Try again.",
+    "unavailable:auth": "Sign-in cannot be checked now. Try again shortly.",
+    "provider:configuration": "The model's provider refused this installation's key or model.",
+    "unavailable:database": "The database cannot take this request now. Try again shortly.",
+    "unavailable:api": "This cannot be served now. Try again shortly.",
+}
+
+
+class ThreadkeepError(Exception):
+    """An error that a caller is told about.
+
+    `code` is `type:surface`; `detail` replaces the table's sentence; `retry_after` is in seconds;
+    `extra` holds further members of the problem document, in camelCase.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        fields: Sequence[FieldError] = (),
+        retry_after: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.code = code
+        self.status: int = STATUS_OF_TYPE[code.partition(":")[0]]
+        self.detail = detail or SENTENCES[code]
+        self.fields = tuple(fields)
+        self.retry_after = retry_after
+        self.extra = extra or {}
+        super().__init__(f"{code}: {self.detail}")
+
+
+def invalid(field: str, message: str) -> ThreadkeepError:
+    """A well-formed request with one wrong field (422)."""
+    return ThreadkeepError("invalid:api", fields=[FieldError(field, message)])
+
+
+def not_found(surface: str) -> ThreadkeepError:
+    """A thing that is not there, or is somebody else's (404)."""
+    return ThreadkeepError(f"not_found:{surface}")

@@ -1,0 +1,164 @@
+"""Profiles: the root of everything a user has, made at sign-up, at sign-in or on the way, and ended once.
+
+A profile that ends by deletion or by a claim leaves a mark for 31 days, longer than any token lives. The mark refuses
+the user's tokens, and no sign-in, webhook or chat makes the profile again while it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from threadkeep.database import Database, Statement
+from threadkeep.errors import ThreadkeepError, invalid
+from threadkeep.guests import GuestToken, address_hash, issue_guest, read_guest
+from threadkeep.identity import SERVICE, Principal
+from threadkeep.settings import Settings
+from threadkeep.tokens import TokenError
+
+MAXIMUM_PREFERENCES_BYTES: Final = 16 * 1024
+
+_ENSURE: Final = "select private.ensure_profile(%(email)s, %(name)s)"
+_READ: Final = """
+    select id, email, full_name, preferences, is_guest, created_at, updated_at
+    from public.user_profiles
+    where id = %(user)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the system knows of a user; the times are UTC."""
+
+    id: UUID
+    email: str | None
+    full_name: str | None
+    preferences: dict[str, Any]
+    is_guest: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an account took over from a guest, in numbers; all are 0 when the claim is a repeated one."""
+
+    guest_id: UUID
+    sessions: int
+    documents: int
+
+
+async def make_guest(database: Database, settings: Settings, address: str) -> GuestToken:
+    """A new guest with a profile; `address` is the client's, as it was seen.
+
+    Raises `rate_limit:guest` when the address or all together made enough of them this hour, and `unauthorized:auth`
+    where guests are switched off.
+    """
+    if not settings.guests_enabled:
+        raise ThreadkeepError("unauthorized:auth", "Guests are not let in here. Sign in and try again.")
+    guest = issue_guest(settings)
+    await database.run(
+        Principal(user_id=guest.user_id, role="authenticated", is_guest=True),
+        ("select private.take_guest(%(address)s)", {"address": address_hash(settings, address)}),
+        (_ENSURE, {"email": None, "name": None}),
+        require_active=False,
+    )
+    return guest
+
+
+async def keep_guest(database: Database, guest: Principal) -> None:
+    """Notes that a guest is still around; called whenever his token is renewed."""
+    await database.rows(guest, "select private.keep_guest()")
+
+
+async def own(database: Database, user: Principal) -> Profile:
+    """The user's own profile; it is made if it is missing."""
+    return await _own(database, user)
+
+
+async def change(database: Database, user: Principal, changes: dict[str, Any]) -> Profile:
+    """The user's own profile with another `full_name` (None: none), other `preferences`, or both.
+
+    The preferences replace those that were there.
+    """
+    preferences = changes.get("preferences")
+    update = """
+        update public.user_profiles
+        set full_name = case when %(has_name)s then %(full_name)s else full_name end,
+            preferences = coalesce(%(preferences)s, preferences)
+        where id = %(user)s
+    """
+    values = {
+        "user": user.user_id,
+        "has_name": "full_name" in changes,
+        "full_name": changes.get("full_name"),
+        "preferences": None if preferences is None else Jsonb(preferences),
+    }
+    return await _own(database, user, (update, values))
+
+
+async def claim(database: Database, settings: Settings, account: Principal, guest_token: str) -> Claim:
+    """Moves everything of a guest to an account and ends the guest's token; the ids of all rows stay.
+
+    Can be repeated. Raises `forbidden:auth` if the caller is a guest too, `invalid:api` if the token is no guest's, and
+    `conflict:guest` if another account was faster, or the guest was deleted.
+    """
+    if account.is_guest:
+        raise ThreadkeepError("forbidden:auth", "Sign in to an account to take over what you did as a guest.")
+    guest_id = _guest_of(settings, guest_token)
+    row = await database.row(
+        SERVICE,
+        "select private.claim_guest(%(account)s, %(guest)s, %(email)s, %(name)s) as claimed",
+        {"account": account.user_id, "guest": guest_id, "email": account.email, "name": account.name},
+    )
+    assert row is not None
+    return Claim(guest_id, **row["claimed"])
+
+
+async def delete_own(database: Database, user: Principal) -> None:
+    """Deletes the user with everything; his tokens are refused from now on.
+
+    Where he signs in he is still known: on Supabase (and in the stand-in) the row of `auth.users` stays. A new sign-in
+    after the mark has expired makes an empty profile.
+    """
+    await database.rows(SERVICE, "select private.delete_own_account(%(user)s)", {"user": user.user_id})
+
+
+async def record_sign_in(database: Database, user_id: UUID, email: str | None, name: str | None) -> bool:
+    """A user of an identity provider signed up or in: his profile is there afterwards, with this address.
+
+    False for a deleted user, who is not brought back.
+    """
+    row = await database.row(
+        SERVICE,
+        "select private.record_sign_in(%(user)s, %(email)s, %(name)s) as recorded",
+        {"user": user_id, "email": email, "name": name},
+    )
+    return row is not None and row["recorded"] is True
+
+
+async def remove(database: Database, user_id: UUID) -> bool:
+    """A user was deleted where he signs in: deletes him here with everything; whether there was a profile."""
+    row = await database.row(SERVICE, "select private.remove_user(%(user)s) as removed", {"user": user_id})
+    return row is not None and row["removed"] is True
+
+
+async def _own(database: Database, user: Principal, *changes: Statement) -> Profile:
+    ensure = (_ENSURE, {"email": user.email, "name": user.name})
+    read = (_READ, {"user": user.user_id})
+    # The first statement refuses a disabled or deleted caller itself.
+    results = await database.run(user, ensure, *changes, read, require_active=False)
+    return Profile(**results[-1][0])
+
+
+def _guest_of(settings: Settings, token: str) -> UUID:
+    try:
+        if settings.guest_token_keys is None:
+            raise TokenError("there are no guests here")
+        return read_guest(settings, token).user_id
+    except TokenError:
+        raise invalid("guestToken", "This is no guest's token, or it has expired.") from None

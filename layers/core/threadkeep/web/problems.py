@@ -1,0 +1,107 @@
+"""Errors as `application/problem+json` (RFC 9457): one place where an error becomes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from threadkeep import error_log
+from threadkeep.errors import FieldError, ThreadkeepError
+from threadkeep.log import logger
+
+
+class ProblemResponse(JSONResponse):
+    media_type = "application/problem+json"
+
+
+def problem_response(error: ThreadkeepError, correlation_id: UUID) -> ProblemResponse:
+    """The answer that an error becomes: its code, a sentence, the correlation id, and what else it carries."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail,
+        "correlationId": str(correlation_id),
+        **error.extra,
+    }
+    if error.fields:
+        content["errors"] = [{"field": field.field, "message": field.message} for field in error.fields]
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return ProblemResponse(content, status_code=error.status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every foreseen error of the application a problem document; the edge calls `unexpected` for the rest."""
+    app.add_exception_handler(ThreadkeepError, _domain)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _domain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ThreadkeepError)
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        await _record(request, error, cause=error)
+    return problem_response(error, request.state.correlation_id)
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems: Sequence[Mapping[str, Any]] = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return problem_response(ThreadkeepError("bad_request:api"), request.state.correlation_id)
+    fields = [FieldError(_path(problem["loc"]), problem["msg"].removeprefix("Value error, ")) for problem in problems]
+    return problem_response(ThreadkeepError("invalid:api", fields=fields), request.state.correlation_id)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {
+        HTTPStatus.NOT_FOUND: "not_found:api",
+        HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed:api",
+    }.get(HTTPStatus(error.status_code), "bad_request:api")
+    response = problem_response(ThreadkeepError(code), request.state.correlation_id)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """The answer to what nobody foresaw; what it was is logged and recorded, and not told."""
+    logger.exception("unexpected error", exc_info=error, extra={"correlation_id": str(request.state.correlation_id)})
+    internal = ThreadkeepError("internal:api")
+    await _record(request, internal, cause=error)
+    return problem_response(internal, request.state.correlation_id)
+
+
+async def _record(request: Request, error: ThreadkeepError, *, cause: Exception) -> None:
+    principal = getattr(request.state, "principal", None)
+    await error_log.record(
+        request.app.state.runtime.database,
+        correlation_id=request.state.correlation_id,
+        category=error.code,
+        message=error.detail,
+        user_id=principal.user_id if principal else None,
+        path=request.url.path,
+        method=request.method,
+        user_agent=request.headers.get("user-agent"),
+        address=request.client.host if request.client else None,
+        cause=cause,
+    )
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """`body.message.parts[0].text`, without the word body."""
+    steps = [step for step in location if step != "body"] or ["body"]
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    return path.removeprefix(".")

@@ -1,0 +1,101 @@
+"""The whole system on one machine: `python -m local.server`.
+
+The same routers and the same edge as the deployed functions, over the embedded PostgreSQL or `DATABASE_URL`, with
+the schedule on a timer. `PORT`, `DATA_DIR` and `.env` are honoured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from functions.chat import app as chat
+from local.configuration import Keys, data_dir, environment, with_defaults
+from local.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from threadkeep.migrations import MigrationError, apply
+from threadkeep.settings import Settings, SettingsError
+from threadkeep.web import Runtime, create_app
+from threadkeep_agents.providers import with_key
+
+SQL: Final = Path(__file__).parents[1] / "sql"
+API_ROLE: Final = "threadkeep_api"
+
+
+def main() -> int:
+    environ = environment()
+    try:
+        with database(environ) as url:
+            settings = Settings.load(with_defaults(environ, Keys.of(data_dir(environ)), url))
+            return serve(settings, int(environ.get("PORT") or 8000))
+    except (EmbeddedPostgresError, MigrationError, SettingsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+@contextmanager
+def database(environ: Mapping[str, str]) -> Iterator[str]:
+    """A migrated database as the functions see it: the embedded one by its login role, a given one as given."""
+    if given := environ.get("DATABASE_URL"):
+        apply(given, SQL)
+        yield given
+        return
+    with EmbeddedPostgres(data_dir(environ) / "postgres") as postgres:
+        apply(postgres.dsn(), SQL)
+        yield postgres.dsn(user=API_ROLE)
+
+
+def application(settings: Settings) -> FastAPI:
+    """All functions' routers in one application."""
+    return create_app(chat.router, runtime=Runtime.of(settings))
+
+
+def serve(settings: Settings, port: int) -> int:
+    app = application(settings)
+    server = Server(uvicorn.Config(_with_lifespan(app), host="127.0.0.1", port=port, log_config=None, lifespan="on"))
+    server.app = app
+    models = ", ".join(with_key(settings)) or "the offline model (no provider has a key)"
+    print(f"Threadkeep on http://localhost:{port} with {models}", flush=True)
+    server.run()
+    return 0 if server.started else 1
+
+
+class Server(uvicorn.Server):
+    """Ends running turns as soon as it is told to stop, so that their clients get an end and not a cut."""
+
+    app: FastAPI
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        conversations = getattr(self.app.state, "conversations", None)
+        if conversations is not None:
+            self._closing = asyncio.get_running_loop().create_task(conversations.close())
+
+
+def _with_lifespan(app: FastAPI) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if (conversations := getattr(app.state, "conversations", None)) is not None:
+                await conversations.close()
+            await app.state.runtime.database.close()
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(os.EX_OK)

@@ -1,0 +1,213 @@
+"""A turn that goes well: what streams, and which rows are there afterwards."""
+
+from __future__ import annotations
+
+import base64
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.chat_server import MODELS, ChatServer, user_message
+from tests.emulator import Emulator, Reply, ToolCall, Usage
+
+PROVIDERS = ("google", "openai", "anthropic")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_answer_streams_and_every_row_is_where_it_belongs(
+    server: ChatServer, emulator: Emulator, provider: str
+) -> None:
+    emulator.script(
+        Reply(
+            reasoning=["Let me ", "think."],
+            text=["Hel", "lo ", "Ada."],
+            usage=Usage(input=1000, output=30, cached_read=400, reasoning=10),
+        )
+    )
+
+    answer = await server.say({"message": "Hello", "model": MODELS[provider], "thinking": True})
+
+    assert answer.is_done
+    assert answer.text == "Hello Ada."
+    assert answer.events[0]["messageMetadata"]["sessionId"] == str(answer.session)
+    assert "".join(e["delta"] for e in answer.events if e["type"] == "reasoning-delta") == "Let me think."
+    question, stored = await server.messages(answer.session)
+    assert (question["role"], question["status"]) == ("user", "complete")
+    assert (stored["role"], stored["status"]) == ("assistant", "complete")
+    assert stored["id"] == UUID(answer.events[0]["messageId"])
+    assert [part for part in stored["parts"] if part["type"] != "step-start"] == [
+        {"type": "reasoning", "text": "Let me think.", "state": "done"},
+        {"type": "text", "text": "Hello Ada.", "state": "done"},
+    ]
+    [usage] = await server.rows("select * from usage_logs")
+    assert (usage["provider"], usage["model_used"], usage["source"]) == (provider, MODELS[provider], "provider")
+    assert (usage["input_tokens"], usage["output_tokens"], usage["cached_input_tokens"]) == (1000, 30, 400)
+    assert usage["reasoning_tokens"] == 10
+    assert usage["total_cost"] > 0
+    [session] = await server.rows('select * from "Chat"')
+    assert session["title"] == "Hello"
+    assert session["message_count"] == 2
+    assert (session["total_input_tokens"], session["total_output_tokens"]) == (1000, 30)
+    assert session["total_cost"] == stored["cost"] == usage["total_cost"]
+    [day] = await server.rows("select sum(total_cost) as cost, sum(requests) as requests from usage_daily")
+    assert (day["cost"], day["requests"]) == (usage["total_cost"], 1)
+    [activity] = await server.rows("select * from agent_activity_logs")
+    assert (activity["agent_type"], activity["success"]) == ("chat_model_agent", True)
+    assert str(activity["correlation_id"]) == answer.headers["x-correlation-id"]
+    [stream] = await server.rows('select * from "Stream"')
+    assert stream["status"] == "closed"
+    limits = await server.rows("select limit_type, request_count from rate_limit_tracking order by limit_type")
+    assert {row["limit_type"]: row["request_count"] for row in limits} == {"daily": 1, "hourly": 1, "minutely": 1}
+    assert answer.metadata["usage"]["cost"] == pytest.approx(float(usage["total_cost"]))
+
+
+async def test_the_plainest_call_makes_a_guest_and_fills_the_tables(server: ChatServer) -> None:
+    answer = await server.say({"message": "Hello", "context": {"page": "/start"}}, user=None)
+
+    assert answer.text == "You said: Hello"
+    token = answer.headers["x-guest-token"]
+    [profile] = await server.rows("select * from user_profiles")
+    assert profile["is_guest"]
+    [session] = await server.rows('select * from "Chat"')
+    assert session["lastContext"] == {"page": "/start"}
+    again = await server.say(
+        {"id": str(answer.session), "message": "And again"}, user=None, headers={"authorization": f"Bearer {token}"}
+    )
+    assert "x-guest-token" not in again.headers
+    assert len(await server.messages(answer.session)) == 4
+    assert len(await server.rows("select * from user_profiles")) == 1
+
+
+async def test_a_caller_that_accepts_only_json_gets_the_answer_whole(server: ChatServer, emulator: Emulator) -> None:
+    emulator.script(Reply(text=["Hel", "lo"], usage=Usage(input=7, output=2)))
+
+    response = await server.whole("Hi")
+
+    assert response.status_code == 200
+    body = response.json()
+    assert body["sessionId"] == response.headers["x-session-id"]
+    assert [part["text"] for part in body["message"]["parts"] if part["type"] == "text"] == ["Hello"]
+    assert (body["usage"]["inputTokens"], body["usage"]["outputTokens"]) == (7, 2)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_the_model_reads_the_session_as_it_went(server: ChatServer, emulator: Emulator, provider: str) -> None:
+    first = await server.say({"message": "My name is Ada", "model": MODELS[provider]})
+    await server.say({"id": str(first.session), "message": "Who am I?", "model": MODELS[provider]})
+
+    request = emulator.requests[-1]
+    assert request.last_user_text == "Who am I?"
+    assert "My name is Ada" in str(request.body)
+    assert "You said: My name is Ada" in str(request.body).replace("', '", "")
+    assert request.system
+
+
+async def test_reasoning_of_another_provider_is_not_sent_on(server: ChatServer, emulator: Emulator) -> None:
+    emulator.script(Reply(reasoning="SECRET THOUGHT", text="Yes."))
+    first = await server.say({"message": "Think", "model": MODELS["anthropic"], "thinking": True})
+
+    await server.say({"id": str(first.session), "message": "Go on", "model": MODELS["openai"]})
+
+    assert "Yes." in str(emulator.requests[-1].body)
+    assert "SECRET THOUGHT" not in str(emulator.requests[-1].body)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_own_tool_is_called_and_its_result_is_in_the_answer(
+    server: ChatServer, emulator: Emulator, provider: str
+) -> None:
+    emulator.script(
+        Reply(tool_calls=[ToolCall("current_time", {})], usage=Usage(input=10, output=5)),
+        Reply(text="It is late.", usage=Usage(input=20, output=3)),
+    )
+
+    answer = await server.say({"message": "What time is it?", "model": MODELS[provider]})
+
+    assert answer.text == "It is late."
+    assert "tool-output-available" in answer.types
+    _, stored = await server.messages(answer.session)
+    [tool] = [part for part in stored["parts"] if part["type"] == "tool-current_time"]
+    assert tool["state"] == "output-available"
+    assert "UTC" in tool["output"]
+    usage = await server.rows("select input_tokens, output_tokens from usage_logs order by input_tokens")
+    assert [(row["input_tokens"], row["output_tokens"]) for row in usage] == [(10, 5), (20, 3)]
+    assert (stored["input_tokens"], stored["output_tokens"]) == (30, 8)
+    await server.say({"id": str(answer.session), "message": "Thanks", "model": MODELS[provider]})
+    assert "current_time" in str(emulator.requests[-1].body)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_attachments_reach_the_model_and_stay_out_of_the_parts(
+    server: ChatServer, emulator: Emulator, provider: str
+) -> None:
+    pixel = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40)).decode()
+    message: dict[str, Any] = user_message("What is this?")
+    message["parts"] += [
+        {"type": "file", "mediaType": "image/png", "filename": "dot.png", "url": f"data:image/png;base64,{pixel}"},
+        {"type": "file", "mediaType": "text/csv", "filename": "a.csv", "url": "data:text/csv;base64,YSxiCjEsMg=="},
+    ]
+
+    answer = await server.say({"message": message, "model": MODELS[provider]})
+
+    assert len(emulator.requests[-1].attachments) == 1
+    assert "a,b\n1,2" in emulator.requests[-1].last_user_text
+    question, _ = await server.messages(answer.session)
+    assert pixel not in str(question["parts"])
+    assert question["parts"][1]["url"] == "attachment:0"
+    await server.say({"id": str(answer.session), "message": "And now?", "model": MODELS[provider]})
+    assert pixel in str(emulator.requests[-1].body)
+
+
+async def test_a_first_message_gets_a_better_title_with_a_usage_row_of_its_own(
+    server: ChatServer, emulator: Emulator
+) -> None:
+    await server.rows("update admin_config set config_data = config_data - 'titles' where config_key = 'app_settings'")
+    emulator.script(Reply(text='"A Plan for Rome"', usage=Usage(input=50, output=6)), model="gpt-6-luna")
+
+    answer = await server.say({"message": "Where shall I go in Rome?", "model": MODELS["openai"]})
+
+    [session] = await server.rows('select * from "Chat"')
+    assert session["title"] == answer.metadata["title"] == "A Plan for Rome"
+    usage = await server.rows("select agent_type, model_used, total_cost from usage_logs order by agent_type")
+    assert [row["agent_type"] for row in usage] == ["chat_model_agent", "title"]
+    assert session["total_cost"] == sum((row["total_cost"] for row in usage), Decimal(0))
+    [minute] = await server.rows("select * from rate_limit_tracking where limit_type = 'minutely'")
+    assert minute["request_count"] == 1
+    await server.say({"id": str(answer.session), "message": "And where to eat?"})
+    assert len(await server.rows("select * from usage_logs where agent_type = 'title'")) == 1
+
+
+async def test_without_a_key_the_offline_model_answers_and_says_what_it_is(
+    database_url: str, api_database_url: str
+) -> None:
+    from tests.chat_server import running, settings_for
+
+    async with running(settings_for(api_database_url, None), database_url) as server:
+        answer = await server.say("Hello")
+
+        assert "offline model" in answer.text
+        [usage] = await server.rows("select * from usage_logs")
+        assert (usage["provider"], usage["total_cost"], usage["is_priced"]) == ("offline", 0, True)
+
+
+async def test_the_configuration_of_the_next_turn_is_the_newest(server: ChatServer, emulator: Emulator) -> None:
+    await server.say("Hello")
+    await server.rows(
+        "update admin_config set config_data = jsonb_set(config_data, '{systemPrompt}', '\"Speak like a pirate.\"') "
+        "where config_key = 'chat_model_agent_google'"
+    )
+    await server.say("Hello again")
+
+    assert "pirate" not in emulator.requests[0].system
+    assert "pirate" in emulator.requests[-1].system
+
+
+async def test_an_inactive_or_unknown_model_is_refused_and_nothing_is_stored(server: ChatServer) -> None:
+    for model in ("gpt-4-turbo", "nonsense"):
+        refused = await server.say({"message": "Hello", "model": model})
+        assert refused.problem is not None
+        assert (refused.status, refused.problem["code"]) == (404, "not_found:model")
+    assert await server.rows('select * from "Chat"') == []
+    assert await server.rows("select * from rate_limit_tracking") == []
