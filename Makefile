@@ -29,7 +29,7 @@ run: $(READY)
 
 .PHONY: token
 token: $(READY)
-	@$(BIN)/python -m local.token --role "$${ROLE:-user}" --user "$${NAME:-}"
+	@$(BIN)/python -m local.token --role "$${ROLE:-user}" --user "$${AS:-}"
 
 .PHONY: test
 test: $(READY)

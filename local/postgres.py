@@ -188,10 +188,17 @@ class EmbeddedPostgres:
 
     def _bring_up(self, cluster: Cluster) -> None:
         programs = self._programs(cluster.home)
-        if cluster.postmaster() is None:
+        found = cluster.postmaster()
+        if found is None:
             cluster.initialise(programs)
             cluster.launch(programs, self._settings, listen_tcp=self._listen_tcp)
-        cluster.ensure_database(self._database, listen_tcp=self._listen_tcp)
+        try:
+            cluster.ensure_database(self._database, listen_tcp=self._listen_tcp)
+        except (psycopg.OperationalError, EmbeddedPostgresError):
+            if found is None or not cluster.has_ended(found.process_id):
+                raise
+            # It was being killed while we looked.
+            self._bring_up(cluster)
 
 
 def discard(data_dir: Path) -> bool:

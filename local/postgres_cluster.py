@@ -253,6 +253,15 @@ class Cluster:
             raise EmbeddedPostgresError(f"PostgreSQL (process {running[0]}) does not stop; see {self.log}.")
         self._remove(socket_dir)
 
+    def has_ended(self, process_id: int) -> bool:
+        """Whether a server that took no connection is gone within the time that a killed process needs for it."""
+        deadline = time.monotonic() + PATIENCE
+        while _servers(self.home.cluster, process_id):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
     def delete(self) -> None:
         """Delete the data."""
         shutil.rmtree(self.home.cluster, ignore_errors=True)

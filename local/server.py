@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -19,9 +20,16 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from functions.account import app as account
+from functions.auth_trigger import app as auth_trigger
 from functions.chat import app as chat
+from functions.sessions import app as sessions
 from local.configuration import Keys, data_dir, environment, with_defaults
 from local.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from threadkeep import upkeep
+from threadkeep.database import Database
+from threadkeep.errors import ThreadkeepError
+from threadkeep.log import logger
 from threadkeep.migrations import MigrationError, apply
 from threadkeep.settings import Settings, SettingsError
 from threadkeep.web import Runtime, create_app
@@ -29,6 +37,7 @@ from threadkeep_agents.providers import with_key
 
 SQL: Final = Path(__file__).parents[1] / "sql"
 API_ROLE: Final = "threadkeep_api"
+SCHEDULE_SECONDS: Final = 60.0
 
 
 def main() -> int:
@@ -36,7 +45,7 @@ def main() -> int:
     try:
         with database(environ) as url:
             settings = Settings.load(with_defaults(environ, Keys.of(data_dir(environ)), url))
-            return serve(settings, int(environ.get("PORT") or 8000))
+            return serve(settings, int(environ.get("PORT") or 8000), is_alone=not environ.get("DATABASE_URL"))
     except (EmbeddedPostgresError, MigrationError, SettingsError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,12 +65,14 @@ def database(environ: Mapping[str, str]) -> Iterator[str]:
 
 def application(settings: Settings) -> FastAPI:
     """All functions' routers in one application."""
-    return create_app(chat.router, runtime=Runtime.of(settings))
+    return create_app(chat.router, sessions.router, account.router, auth_trigger.router, runtime=Runtime.of(settings))
 
 
-def serve(settings: Settings, port: int) -> int:
+def serve(settings: Settings, port: int, *, is_alone: bool) -> int:
+    """Serves until it is told to stop. `is_alone` says that no other process runs turns in this database."""
     app = application(settings)
-    server = Server(uvicorn.Config(_with_lifespan(app), host="127.0.0.1", port=port, log_config=None, lifespan="on"))
+    app.router.lifespan_context = _lifespan(app, is_alone=is_alone)
+    server = Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, lifespan="on"))
     server.app = app
     models = ", ".join(with_key(settings)) or "the offline model (no provider has a key)"
     print(f"Threadkeep on http://localhost:{port} with {models}", flush=True)
@@ -81,18 +92,33 @@ class Server(uvicorn.Server):
             self._closing = asyncio.get_running_loop().create_task(conversations.close())
 
 
-def _with_lifespan(app: FastAPI) -> FastAPI:
+def _lifespan(app: FastAPI, *, is_alone: bool) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        database = app.state.runtime.database
+        recovered = await upkeep.recover_dead_turns(database, alone=is_alone)
+        if recovered:
+            logger.info("turns recovered that died with the last server", extra={"turns": recovered})
+        schedule = asyncio.create_task(_schedule(database))
         try:
             yield
         finally:
+            schedule.cancel()
             if (conversations := getattr(app.state, "conversations", None)) is not None:
                 await conversations.close()
-            await app.state.runtime.database.close()
+            await database.close()
 
-    app.router.lifespan_context = lifespan
-    return app
+    return lifespan
+
+
+async def _schedule(database: Database) -> None:
+    """What EventBridge does on AWS."""
+    while True:
+        await asyncio.sleep(SCHEDULE_SECONDS)
+        try:
+            await upkeep.run(database, deadline=time.monotonic() + SCHEDULE_SECONDS / 2)
+        except ThreadkeepError as error:
+            logger.warning("upkeep put off", extra={"code": error.code})
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ begin
         end;
     end if;
 
+    -- One that was made by hand inherits by default: then it could do everything without becoming anybody.
+    if (select rolinherit from pg_roles where rolname = 'threadkeep_api') then
+        begin
+            alter role threadkeep_api noinherit;
+        exception when internal_error then
+            null;
+        end;
+    end if;
+
     -- A managed server's master user may not give BYPASSRLS; nothing relies on it (see 0005_rls.sql).
     if not (select rolbypassrls from pg_roles where rolname = 'service_role') then
         begin

@@ -73,7 +73,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_user uuid := auth.uid();
+    v_user uuid := private.caller_id();
     v_rate jsonb := private.agent_configuration(p_agent, p_provider) -> 'rateLimit';
     v_limits integer[] := array[
         (v_rate ->> 'perMinute')::integer, (v_rate ->> 'perHour')::integer, (v_rate ->> 'perDay')::integer
@@ -83,6 +83,10 @@ declare
     v_full record;
     v_consumed integer;
 begin
+    if v_user is null then
+        perform private.require_active_caller();
+        perform private.fail('TK401', 'unauthorized:auth');
+    end if;
     if v_rate is null then
         perform private.fail('TK403', 'forbidden:agent');
     end if;

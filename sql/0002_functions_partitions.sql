@@ -19,7 +19,16 @@ begin
     if to_regclass(format('private.%I', v_name)) is not null then
         return false;
     end if;
-    execute format('lock table public.%I in share update exclusive mode', p_table);
+    execute format('select exists (select from private.%I where created_at >= $1 and created_at < $2)', p_table || '_default')
+    into v_rows
+    using v_begins, v_ends;
+    -- Where rows may be coming in right now, writers wait until the month is there: one that was on its way to the
+    -- default partition would be refused by it afterwards.
+    execute format(
+        'lock table only public.%I in %s mode',
+        p_table,
+        case when v_rows or v_begins < now() + interval '1 hour' then 'share row exclusive' else 'share update exclusive' end
+    );
     if to_regclass(format('private.%I', v_name)) is not null then
         return false;
     end if;
@@ -28,13 +37,8 @@ begin
     );
     execute format('alter table private.%I enable row level security', v_name);
     execute format('revoke all on private.%I from public, anon, authenticated, service_role', v_name);
-    -- Rows that came before their month was made are in the default partition and would forbid the attachment.
-    execute format('select exists (select from private.%I where created_at >= $1 and created_at < $2)', p_table || '_default')
-    into v_rows
-    using v_begins, v_ends;
     if v_rows then
-        -- Else one more could come between the move and the attachment, each time again under load.
-        execute format('lock table private.%I in access exclusive mode', p_table || '_default');
+        -- They would forbid the attachment.
         execute format(
             $move$
                 with moved as (

@@ -69,7 +69,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not exists (select from public."Chat" as c where c.id = p_session and c.user_id = auth.uid()) then
+    if not exists (select from public."Chat" as c where c.id = p_session and c.user_id = private.caller_id()) then
         perform private.fail('TK404', 'not_found:session');
     end if;
     insert into public."Message_v2" (id, "chatId", role, status, parts)
@@ -94,6 +94,7 @@ declare
     v_output bigint := 0;
     v_cost numeric := 0;
     v_requests integer;
+    v_days jsonb := '[]';
     v_session uuid;
     v_message uuid;
 begin
@@ -154,29 +155,46 @@ begin
         v_input := v_input + coalesce(r.input_tokens, 0) - coalesce(v_old.input_tokens, 0);
         v_output := v_output + coalesce(r.output_tokens, 0) - coalesce(v_old.output_tokens, 0);
         v_cost := v_cost + coalesce(r.input_cost + r.output_cost, 0) - coalesce(v_old.total_cost, 0);
-        insert into public.usage_daily as d (
-            day, agent_type, provider, model_used, user_kind, shard, requests, input_tokens, output_tokens,
-            cached_input_tokens, cache_write_tokens, reasoning_tokens, total_cost
-        )
-        values (
-            (coalesce(v_old.request_timestamp, r.request_timestamp, now()) at time zone 'UTC')::date,
-            r.agent_type, r.provider, r.model_used, v_kind, get_byte(uuid_send(r.request_id), 15) % 16, v_requests,
-            coalesce(r.input_tokens, 0) - coalesce(v_old.input_tokens, 0),
-            coalesce(r.output_tokens, 0) - coalesce(v_old.output_tokens, 0),
-            coalesce(r.cached_input_tokens, 0) - coalesce(v_old.cached_input_tokens, 0),
-            coalesce(r.cache_write_tokens, 0) - coalesce(v_old.cache_write_tokens, 0),
-            coalesce(r.reasoning_tokens, 0) - coalesce(v_old.reasoning_tokens, 0),
-            coalesce(r.input_cost + r.output_cost, 0) - coalesce(v_old.total_cost, 0)
-        )
-        on conflict (day, agent_type, provider, model_used, user_kind, shard) do update
-        set requests = d.requests + excluded.requests,
-            input_tokens = d.input_tokens + excluded.input_tokens,
-            output_tokens = d.output_tokens + excluded.output_tokens,
-            cached_input_tokens = d.cached_input_tokens + excluded.cached_input_tokens,
-            cache_write_tokens = d.cache_write_tokens + excluded.cache_write_tokens,
-            reasoning_tokens = d.reasoning_tokens + excluded.reasoning_tokens,
-            total_cost = d.total_cost + excluded.total_cost;
+        v_days := v_days || jsonb_build_object(
+            'day', (coalesce(v_old.request_timestamp, r.request_timestamp, now()) at time zone 'UTC')::date,
+            'agent_type', coalesce(v_old.agent_type, r.agent_type),
+            'provider', coalesce(v_old.provider, r.provider),
+            'model_used', coalesce(v_old.model_used, r.model_used),
+            'shard', get_byte(uuid_send(r.request_id), 15) % 16,
+            'requests', v_requests,
+            'input_tokens', coalesce(r.input_tokens, 0) - coalesce(v_old.input_tokens, 0),
+            'output_tokens', coalesce(r.output_tokens, 0) - coalesce(v_old.output_tokens, 0),
+            'cached_input_tokens', coalesce(r.cached_input_tokens, 0) - coalesce(v_old.cached_input_tokens, 0),
+            'cache_write_tokens', coalesce(r.cache_write_tokens, 0) - coalesce(v_old.cache_write_tokens, 0),
+            'reasoning_tokens', coalesce(r.reasoning_tokens, 0) - coalesce(v_old.reasoning_tokens, 0),
+            'total_cost', coalesce(r.input_cost + r.output_cost, 0) - coalesce(v_old.total_cost, 0)
+        );
     end loop;
+
+    -- In the order of their key: taken in the order of the requests, two turns that end at once would deadlock.
+    insert into public.usage_daily as d (
+        day, agent_type, provider, model_used, user_kind, shard, requests, input_tokens, output_tokens,
+        cached_input_tokens, cache_write_tokens, reasoning_tokens, total_cost
+    )
+    select
+        u.day, u.agent_type, u.provider, u.model_used, v_kind, u.shard, sum(u.requests), sum(u.input_tokens),
+        sum(u.output_tokens), sum(u.cached_input_tokens), sum(u.cache_write_tokens), sum(u.reasoning_tokens),
+        sum(u.total_cost)
+    from jsonb_to_recordset(v_days) as u (
+        day date, agent_type text, provider text, model_used text, shard smallint, requests bigint,
+        input_tokens bigint, output_tokens bigint, cached_input_tokens bigint, cache_write_tokens bigint,
+        reasoning_tokens bigint, total_cost numeric
+    )
+    group by u.day, u.agent_type, u.provider, u.model_used, u.shard
+    order by u.day, u.agent_type, u.provider, u.model_used, u.shard
+    on conflict (day, agent_type, provider, model_used, user_kind, shard) do update
+    set requests = d.requests + excluded.requests,
+        input_tokens = d.input_tokens + excluded.input_tokens,
+        output_tokens = d.output_tokens + excluded.output_tokens,
+        cached_input_tokens = d.cached_input_tokens + excluded.cached_input_tokens,
+        cache_write_tokens = d.cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = d.reasoning_tokens + excluded.reasoning_tokens,
+        total_cost = d.total_cost + excluded.total_cost;
 
     if v_input <> 0 or v_output <> 0 or v_cost <> 0 then
         update public."Chat" as c
@@ -324,7 +342,7 @@ declare
     v_stream public."Stream";
 begin
     if not private.is_service()
-        and not exists (select from public."Chat" as c where c.id = p_session and c.user_id = auth.uid())
+        and not exists (select from public."Chat" as c where c.id = p_session and c.user_id = private.caller_id())
     then
         perform private.fail('TK404', 'not_found:session');
     end if;
@@ -653,7 +671,7 @@ begin
     select
         (select p.id from public.user_profiles as p where p.id = p_user),
         p_correlation, e.error_type, left(e.error_category, 100), e.error_message, e.error_details,
-        left(e.request_path, 500), left(e.request_method, 10), left(e.user_agent, 1000), e.ip_address,
+        left(e.request_path, 500), left(e.request_method, 10), left(e.user_agent, 1000), left(e.ip_address, 45),
         left(e.session_id, 100), coalesce(e.severity, 'error')
     from jsonb_to_record(p_error) as e (
         error_type text, error_category text, error_message text, error_details jsonb, request_path text,

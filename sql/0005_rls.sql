@@ -1,31 +1,35 @@
--- Who sees and writes what. Everything is revoked first, then granted by name; the policies decide the rows.
+-- Who sees and writes what. Everything of ours is revoked first, then granted by name; the policies decide the rows.
 -- `(select private.caller_id())` is the caller unless disabled or revoked, asked once a query.
 -- Each table has a policy for service_role, so that nothing relies on BYPASSRLS.
 
-revoke all on all tables in schema public from public, anon, authenticated, service_role;
-revoke all on all sequences in schema public from public, anon, authenticated, service_role;
-revoke all on all tables in schema private from public, anon, authenticated, service_role;
-
 do $$
 declare
+    ours constant text[] := array[
+        'user_profiles', 'Chat', 'Message_v2', 'Vote_v2', 'Document', 'Suggestion', 'Stream', 'stream_chunks',
+        'files', 'admin_config', 'admin_config_history', 'model_config', 'usage_logs', 'usage_daily',
+        'budget_reservations', 'rate_limit_tracking', 'github_repositories', 'error_logs', 'user_activity_logs',
+        'agent_activity_logs', 'user_activity_logs_default', 'agent_activity_logs_default',
+        'configuration_version', 'revoked_principals', 'guest_windows', 'quarantine'
+    ];
     target record;
 begin
+    -- In `public` by name: a project of Supabase keeps tables of its own there, and their rights are its own.
     for target in
-        select c.oid, c.relname, n.nspname
+        select c.relname, n.nspname, case c.relkind when 'S' then 'sequence' else 'table' end as kind
         from pg_class as c
         join pg_namespace as n on n.oid = c.relnamespace
-        where n.nspname in ('public', 'private')
-            and c.relkind in ('r', 'p')
+        where c.relkind in ('r', 'p', 'S')
             and pg_get_userbyid(c.relowner) = current_user
-            and c.relname = any (array[
-                'user_profiles', 'Chat', 'Message_v2', 'Vote_v2', 'Document', 'Suggestion', 'Stream', 'stream_chunks',
-                'files', 'admin_config', 'admin_config_history', 'model_config', 'usage_logs', 'usage_daily',
-                'budget_reservations', 'rate_limit_tracking', 'github_repositories', 'error_logs',
-                'user_activity_logs', 'agent_activity_logs', 'user_activity_logs_default',
-                'agent_activity_logs_default', 'configuration_version', 'revoked_principals', 'guest_windows',
-                'quarantine'
-            ])
+            and (
+                n.nspname = 'private'
+                or n.nspname = 'public' and c.relname = any (ours || 'admin_config_history_id_seq'::text)
+            )
     loop
+        execute format(
+            'revoke all on %s %I.%I from public, anon, authenticated, service_role',
+            target.kind, target.nspname, target.relname
+        );
+        continue when not target.relname = any (ours);
         execute format('alter table %I.%I enable row level security', target.nspname, target.relname);
         -- A partition has no policy of its own: it is reached through its parent only.
         if target.relname not like '%\_logs\_default' then
@@ -88,13 +92,10 @@ create policy "Admins can read all chats" on public."Chat"
 grant select, delete on public."Message_v2" to authenticated;
 grant insert (id, "chatId", role, parts, attachments) on public."Message_v2" to authenticated;
 
+-- By the session's key for each message: `exists` would read all sessions of the caller first.
 create policy "Users can read own messages" on public."Message_v2"
     for select to authenticated
-    using (exists (
-        select from public."Chat" as c
-        where c.id = "chatId"
-            and c.user_id = (select private.caller_id())
-    ));
+    using ((select c.user_id from public."Chat" as c where c.id = "chatId") = (select private.caller_id()));
 create policy "Users can create messages in own chats" on public."Message_v2"
     for insert to authenticated
     with check (
@@ -125,11 +126,7 @@ create policy "Users can update own messages" on public."Message_v2"
     );
 create policy "Users can delete own messages" on public."Message_v2"
     for delete to authenticated
-    using (exists (
-        select from public."Chat" as c
-        where c.id = "chatId"
-            and c.user_id = (select private.caller_id())
-    ));
+    using ((select c.user_id from public."Chat" as c where c.id = "chatId") = (select private.caller_id()));
 
 grant select, insert, delete on public."Vote_v2" to authenticated;
 grant update ("isUpvoted") on public."Vote_v2" to authenticated;
@@ -289,11 +286,17 @@ create policy "Admins can read admin_config" on public.admin_config
     using ((select public.is_current_user_admin()));
 create policy "Admins can insert admin_config" on public.admin_config
     for insert to authenticated
-    with check ((select public.is_current_user_admin()));
+    with check (
+        (select public.is_current_user_admin())
+        and (updated_by is null or updated_by = (select private.caller_id()))
+    );
 create policy "Admins can update admin_config" on public.admin_config
     for update to authenticated
     using ((select public.is_current_user_admin()))
-    with check ((select public.is_current_user_admin()));
+    with check (
+        (select public.is_current_user_admin())
+        and (updated_by is null or updated_by = (select private.caller_id()))
+    );
 create policy "Admins can delete admin_config" on public.admin_config
     for delete to authenticated
     using ((select public.is_current_user_admin()));
@@ -352,7 +355,10 @@ create policy "Admins can read all error_logs" on public.error_logs
 create policy "Admins can update error_logs" on public.error_logs
     for update to authenticated
     using ((select public.is_current_user_admin()))
-    with check ((select public.is_current_user_admin()));
+    with check (
+        (select public.is_current_user_admin())
+        and (resolved_by is null or resolved_by = (select private.caller_id()))
+    );
 create policy "Users can read own activity logs" on public.user_activity_logs
     for select to authenticated
     using (user_id = (select private.caller_id()));
@@ -423,7 +429,8 @@ grant execute on function
     private.choose_model(text, text[]), private.configuration_if_newer(bigint),
     private.consume_limits(text, text, text),
     private.start_answer(uuid, uuid, uuid, uuid, interval, jsonb), private.end_running_turn(uuid, text),
-    private.request_stop(uuid),
+    private.request_stop(uuid), private.attachment_list(jsonb), private.delete_messages_from(uuid, uuid),
+    private.delete_sessions(uuid),
     private.begin_turn(
         uuid, uuid, jsonb, jsonb, text, text, uuid, uuid, uuid, uuid, text, text[], text, jsonb, bigint, interval,
         text, boolean, text, text, integer

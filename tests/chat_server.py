@@ -121,7 +121,7 @@ class ChatServer:
     async def until(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """Asks until there are rows; a test that waits for nothing fails after ten seconds."""
         async with asyncio.timeout(10):
-            while not (rows := await self.rows(sql, **parameters)):
+            while not (rows := await self.rows(sql, **parameters)):  # noqa: ASYNC110 - the database rings no bell
                 await asyncio.sleep(0.02)
             return rows
 
@@ -156,7 +156,7 @@ async def running(settings: Settings, owner_url: str, *routers: APIRouter) -> As
     app = create_app(chat.router, *routers, runtime=Runtime.of(settings))
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"

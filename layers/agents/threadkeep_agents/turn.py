@@ -284,10 +284,10 @@ class Turn:
         usage = self._ledger.rows() if self._ledger.is_changed else None
         try:
             verdict = await turns.write_chunk(self._parties.database, self._run.stream, self._chunk_seq, payload, usage)
-        except ThreadkeepError as error:
-            # The chunk stays to be written; if the lease runs out meanwhile, Finish still has the last word.
+        except Exception as error:  # noqa: BLE001 - a chunk that cannot be kept must not end the turn
+            # It stays to be written; if the lease runs out meanwhile, Finish still has the last word.
             self._ledger.is_changed = self._ledger.is_changed or usage is not None
-            logger.warning("chunk not written", extra={"code": error.code, "stream": str(self._run.stream)})
+            logger.warning("chunk not written", exc_info=error, extra={"stream": str(self._run.stream)})
             return
         self._kept_lines += len(lines)
         self._kept_bytes += len(payload or "")
@@ -395,9 +395,10 @@ class Turn:
         for delay in (*FINISH_RETRY_SECONDS, None):
             try:
                 verdict = await turns.finish(self._parties.database, self._principal.user_id, self._run, ending)
-            except ThreadkeepError as error:
-                if delay is None or error.code != "unavailable:database":
-                    return self._unstored(ending, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who follow must get an end
+                is_passing = isinstance(error, ThreadkeepError) and error.code == "unavailable:database"
+                if delay is None or not is_passing:
+                    return await self._unstored(ending, error)
                 await asyncio.sleep(delay)
             else:
                 if verdict != "stored":
@@ -405,9 +406,15 @@ class Turn:
                 break
         return turns.Replay(self._run.answer, ending.status, ending.parts, ending.metadata)
 
-    def _unstored(self, ending: turns.Ending, error: ThreadkeepError) -> turns.Replay:
-        """Nobody is told that it is finished: the recovery will make of the chunks what can be made."""
-        logger.error("finish failed", exc_info=error, extra={"answer": str(self._run.answer), "usage": ending.usage})
+    async def _unstored(self, ending: turns.Ending, error: Exception) -> turns.Replay:
+        """Nobody is told that it is finished; what was said is kept as chunks, of which a recovery makes a message."""
+        logger.error(
+            "finish failed",
+            exc_info=error,
+            extra={"answer": str(self._run.answer), "correlation_id": str(self._run.correlation_id)},
+        )
+        self._ledger.is_changed = True
+        await self._write_chunk()
         self._error = ThreadkeepError(UNSTORED)
         return turns.Replay(self._run.answer, "failed", ending.parts, ending.metadata)
 

@@ -28,6 +28,8 @@ HEADERS: Final = {
 }
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
+# None is a value here, as of a tool that returns nothing; clients refuse a chunk that lacks one of these.
+VALUES: Final = frozenset({"input", "output", "data"})
 
 
 class ChunkStream(VercelAIEventStream[Any, Any]):
@@ -69,6 +71,8 @@ def event_of(chunk: BaseChunk) -> dict[str, Any] | None:
     if isinstance(chunk, MessageMetadataChunk):
         return None
     event: dict[str, Any] = chunk.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for name in VALUES & type(chunk).model_fields.keys():
+        event.setdefault(name, None)
     # It is for the provider alone and may be large; the server keeps the history, so no client sends it back.
     event.pop("providerMetadata", None)
     return event

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, LiteralString, cast
@@ -47,6 +47,12 @@ class Catalog(BaseModel):
     def of(self, kind: str) -> Objects:
         """The objects of a kind, none if the catalog does not know it."""
         return self.objects.get(kind, {})
+
+    def with_tables(self, names: Iterable[str]) -> Catalog:
+        """This catalog with only those of its tables that are among the names."""
+        among = set(names)
+        tables = {name: definition for name, definition in self.of("Tables").items() if name in among}
+        return self.model_copy(update={"objects": self.objects | {"Tables": tables}})
 
 
 def read_catalog(connection: Connection) -> Catalog:
@@ -92,6 +98,11 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
+def differing_fields(expected: Definition, here: Definition) -> list[str]:
+    """In what two definitions differ, apart from how PostgreSQL happens to write an expression."""
+    return [field for field in {**expected, **here} if _canonical(expected.get(field)) != _canonical(here.get(field))]
+
+
 def has_stand_in(connection: Connection) -> bool:
     """Whether the schema `auth` is the one that our first migration made."""
     comment = scalar(connection, "select obj_description(to_regnamespace('auth'), 'pg_namespace')")
@@ -118,6 +129,30 @@ def _read(connection: Connection, query: LiteralString, parameters: Mapping[str,
 def _as_definition(value: object) -> Definition:
     assert isinstance(value, dict)
     return {str(field): content for field, content in value.items() if content is not None}
+
+
+# After a dump and a restore PostgreSQL writes the same expression with other casts of text, in other parentheses.
+TEXT_CAST: Final = re.compile(r"::(?:character varying|text)(?:\[\])?")
+PIECE: Final = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[()]|[^'\"()]+")
+ATOM: Final = re.compile(r"'(?:[^']|'')*'|[\w.]+")
+
+
+def _canonical(value: object) -> object:
+    """Text to compare by: without casts of text, and without parentheses around one value or around others."""
+    if not isinstance(value, str):
+        return value
+    groups: list[list[str]] = [[]]
+    for piece in PIECE.findall(TEXT_CAST.sub("", value)):
+        if piece == "(":
+            groups.append([])
+        elif piece == ")" and len(groups) > 1:
+            parts = groups.pop()
+            text = "".join(parts)
+            alone = ATOM.fullmatch(text) or (len(parts) == 1 and text.startswith("("))
+            groups[-1].append(text if alone else f"({text})")
+        else:
+            groups[-1].append(piece)
+    return "(".join("".join(parts) for parts in groups)
 
 
 # What every seed has to have: the table, the key by which a row is known, and what of it an administrator may change.

@@ -30,6 +30,8 @@ Rows = list[DictRow]
 RETRY_AFTER_SECONDS: Final = 2
 WAIT_FOR_CONNECTION_SECONDS: Final = 5.0
 CHECK_AFTER_IDLE_SECONDS: Final = 20.0
+# The pool waits longer after each failure; given up early, it starts anew with the next request.
+RECONNECT_SECONDS: Final = 4.0
 
 _BECOME: Final = "select set_config('role', %(role)s, true), set_config('request.jwt.claims', %(claims)s, true)"
 _REQUIRE_ACTIVE: Final = "select private.require_active_caller()"
@@ -56,7 +58,7 @@ class Database:
             max_size=pool_size,
             open=False,
             timeout=WAIT_FOR_CONNECTION_SECONDS,
-            reconnect_timeout=30,
+            reconnect_timeout=RECONNECT_SECONDS,
             check=self._check,
             kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
         )

@@ -218,28 +218,26 @@ def count_orphans(connection: Connection, tables: Mapping[str, Table], name: str
     return count(connection, query.format(table.relation, _is_orphan(tables, key), sql.Identifier(column)))
 
 
-def mend(connection: Connection, tables: Mapping[str, Table]) -> Mended:
-    """Make all rows obey; the tables have no foreign keys and no triggers in force."""
-    mended = Mended()
+def mend(connection: Connection, tables: Mapping[str, Table], mended: Mended) -> None:
+    """Make all rows obey; the tables have no foreign keys and no triggers in force. What was done goes to `mended`."""
     _unlink_strangers(connection, tables[PROFILES])
     mended.profiles = make_profiles(connection, tables)
     _end_dead_answers(connection, tables, mended)
     _keep_one_default(connection, tables[MODELS])
     for table in tables.values():
-        _fill(connection, table)
+        fill(connection, table)
         _quarantine_incomplete(connection, table, mended)
         for check in table.checks:
             if table.has(check.columns):
                 where = sql.SQL("not ({})").format(quoted(check.expression))
                 _quarantine(connection, table, where, f"breaks {check.name}", mended)
         for columns in table.keys[:1]:
-            _quarantine_repeated(connection, table, columns, mended)
+            quarantine_repeated(connection, table, columns, mended)
         _number(connection, table, mended)
         for columns in table.keys[1:]:
-            _quarantine_repeated(connection, table, columns, mended)
+            quarantine_repeated(connection, table, columns, mended)
         for key in table.foreign_keys:
             _mend_reference(connection, tables, table, key, mended)
-    return mended
 
 
 def _unlink_strangers(connection: Connection, profiles: Table) -> None:
@@ -255,11 +253,11 @@ def _end_dead_answers(connection: Connection, tables: Mapping[str, Table], mende
     messages, streams = tables[MESSAGES], tables[STREAMS]
     if "status" not in messages.present:
         return
-    running = sql.SQL("false")
+    running: sql.Composable = sql.SQL("false")
     if streams.has(("message_id", "status")):
         running = sql.SQL("exists (select from {} s where s.message_id = m.id and s.status = 'running')").format(
             streams.relation
-        )  # type: ignore[assignment]
+        )
     ended = connection.execute(
         sql.SQL("update {} m set status = 'interrupted' where m.status = 'streaming' and not {}").format(
             messages.relation, running
@@ -289,8 +287,8 @@ def _keep_one_default(connection: Connection, models: Table) -> None:
         )
 
 
-def _fill(connection: Connection, table: Table) -> None:
-    """Give a column that must have a value its default."""
+def fill(connection: Connection, table: Table) -> None:
+    """Give a column that must have a value and has none its default."""
     for column, of in table.columns.items():
         if of["not null"] and "default" in of and "generated" not in of and column in table.present:
             name = sql.Identifier(column)
@@ -315,7 +313,8 @@ def _quarantine_incomplete(connection: Connection, table: Table, mended: Mended)
         _quarantine(connection, table, where, f"has no {column}", mended)
 
 
-def _quarantine_repeated(connection: Connection, table: Table, columns: Sequence[str], mended: Mended) -> None:
+def quarantine_repeated(connection: Connection, table: Table, columns: Sequence[str], mended: Mended) -> None:
+    """Of rows with the same values in these columns, keep the first."""
     if not table.has(columns):
         return
     where = sql.SQL(

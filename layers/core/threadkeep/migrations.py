@@ -44,6 +44,9 @@ TRANSACTION_CONTROL: Final = re.compile(
 # What tells a database of ours from any other, when there is no ledger.
 ROOT_TABLES: Final = ("Chat", "Message_v2", "user_profiles")
 
+# Foreign keys that a message names; there may be dozens.
+SHOWN: Final = 3
+
 
 class MigrationError(Exception):
     """Why nothing was applied; its text names the file and what to do."""
@@ -266,7 +269,8 @@ def missing_constraints(connection: Connection) -> str:
         return f"{', '.join(tables)} with an empty ledger"
     assert isinstance(expected, list)
     missing = sorted(set(expected) - set(_foreign_keys(connection)))
-    return f"missing: {', '.join(missing)}" if missing else ""
+    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    return f"missing: {', '.join(missing[:SHOWN])}{more}" if missing else ""
 
 
 def _found_tables(connection: Connection) -> list[str]:

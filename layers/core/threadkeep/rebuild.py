@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
 from psycopg import sql
 
-from threadkeep.catalog import SEEDS, Catalog, quoted, read_catalog
+from threadkeep.catalog import SEEDS, Catalog, has_stand_in, quoted, read_catalog
 from threadkeep.mending import (
+    ACCOUNTS,
     LEDGER,
     MESSAGES,
     QUARANTINE,
@@ -17,8 +18,10 @@ from threadkeep.mending import (
     Mended,
     Table,
     drop_foreign_keys,
+    fill,
     identifiers,
     mend,
+    quarantine_repeated,
     read_table,
     read_tables,
     switch_triggers,
@@ -43,6 +46,8 @@ FILLED: Final[tuple[tuple[str, str, LiteralString], ...]] = (
     (MESSAGES, "seq", "null"),
     ("public.usage_logs", "request_id", "gen_random_uuid()"),
 )
+# What the mending itself writes to or asks.
+FIRST: Final = (QUARANTINE, ACCOUNTS)
 # A log's rows may be older than the months that a migration makes; what is older than this lands in the default one.
 MOST_MONTHS: Final = 60
 
@@ -54,23 +59,27 @@ def rebuild(connection: Connection, folder: Path, catalog: Catalog, timeouts: Ti
     tables or columns that no migration makes.
     """
     migrations = _migrations_to_run(connection, folder)
-    aside = _move_aside(connection, catalog)
-    _drop_schema_private(connection)
+    schemas = ["private", "auth"] if has_stand_in(connection) else ["private"]
+    aside = _move_aside(connection, catalog, schemas)
+    _drop_schemas(connection, schemas)
     drop_functions_and_types(connection, catalog)
     create_ledger(connection)
     for migration in migrations:
         run(connection, migration, timeouts)
-    reference = read_catalog(connection)
+    # Tables of somebody else are none of this repair's.
+    reference = read_catalog(connection).with_tables(catalog.of("Tables"))
     connection.execute("select set_config('search_path', '', true), set_config('timezone', 'UTC', true)")
+    mended = Mended()
+    for name in FIRST:
+        if name in aside:
+            _copy_first(connection, read_table(connection, reference, name, aside[name]), mended)
     tables = read_tables(connection, reference, aside)
-    _refuse_unknown_columns(connection, tables, aside)
-    if QUARANTINE in aside:
-        _copy(connection, read_table(connection, reference, QUARANTINE, aside[QUARANTINE]))
     old = {name: table for name, table in tables.items() if name in aside}
+    _refuse_unknown(old.values(), [name for name in aside if name not in old and name not in FIRST])
     for table in old.values():
         _bring_to_form(connection, table)
     _add_new_seeds(connection, old)
-    mended = mend(connection, read_tables(connection, reference, aside))
+    mend(connection, read_tables(connection, reference, aside), mended)
     _copy_back(connection, [table for name, table in read_tables(connection, reference, aside).items() if name in old])
     _drop_aside(connection, aside)
     return mended
@@ -88,7 +97,7 @@ def _migrations_to_run(connection: Connection, folder: Path) -> list[Migration]:
     return migrations[: outside[0]] if outside else migrations
 
 
-def _move_aside(connection: Connection, catalog: Catalog) -> dict[str, str]:
+def _move_aside(connection: Connection, catalog: Catalog, schemas: Sequence[str]) -> dict[str, str]:
     """Move our tables and their partitions into a schema of their own; return where each one is now."""
     connection.execute(sql.SQL("create schema {}").format(sql.Identifier(ASIDE)))
     rows = connection.execute(
@@ -107,7 +116,11 @@ def _move_aside(connection: Connection, catalog: Catalog) -> dict[str, str]:
         """,
         {
             "aside": ASIDE,
-            "tables": [name for name in catalog.of("Tables") if name != LEDGER and not name.startswith("auth.")],
+            "tables": [
+                name
+                for name in catalog.of("Tables")
+                if name != LEDGER and name.partition(".")[0] in ("public", *schemas)
+            ],
         },
     ).fetchall()
     for name, _, partitions in rows:
@@ -121,33 +134,39 @@ def _move_aside(connection: Connection, catalog: Catalog) -> dict[str, str]:
     return aside
 
 
-def _drop_schema_private(connection: Connection) -> None:
+def _drop_schemas(connection: Connection, schemas: Sequence[str]) -> None:
     rows = connection.execute(
         """
-        select c.relname
+        select c.oid::regclass::text
         from pg_catalog.pg_class c
-        where c.relnamespace = to_regnamespace('private')
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = any(%(schemas)s)
           and c.relkind in ('r', 'p', 'v', 'm', 'f')
-          and c.relname <> 'migrations'
+          and c.oid is distinct from to_regclass(%(ledger)s)
         order by 1
-        """
+        """,
+        {"schemas": list(schemas), "ledger": LEDGER},
     )
-    strangers = [str(name) for (name,) in rows]
-    if strangers:
-        raise MigrationError(f"The schema private holds what no migration made: {', '.join(strangers)}. Move it away.")
-    connection.execute("drop schema if exists private cascade")
+    _refuse_unknown([], [str(name) for (name,) in rows])
+    for schema in schemas:
+        connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
 
 
-def _refuse_unknown_columns(connection: Connection, tables: Mapping[str, Table], aside: Mapping[str, str]) -> None:
-    unknown = [
-        f"{table.name}: {column}"
-        for table in tables.values()
-        for column in sorted(table.present)
-        if column not in table.columns
-    ]
-    unknown += [name for name in aside if name not in tables and name != QUARANTINE]
-    if unknown:
-        raise MigrationError(f"A repair would lose what no migration makes: {', '.join(unknown)}. Move it away.")
+def _refuse_unknown(tables: Iterable[Table], relations: Sequence[str]) -> None:
+    columns = [f"{table.name}: {column}" for table in tables for column in table.present if column not in table.columns]
+    if columns or relations:
+        raise MigrationError(
+            f"A repair would lose what no migration makes: {', '.join([*relations, *columns])}. Move it away."
+        )
+
+
+def _copy_first(connection: Connection, table: Table, mended: Mended) -> None:
+    _refuse_unknown([table], [])
+    switch_triggers(connection, [quoted(table.name)], on=False)
+    fill(connection, table)
+    quarantine_repeated(connection, table, table.keys[0], mended)
+    _copy(connection, table)
+    switch_triggers(connection, [quoted(table.name)], on=True)
 
 
 def _bring_to_form(connection: Connection, table: Table) -> None:

@@ -27,7 +27,7 @@ import psycopg
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
-from threadkeep.catalog import Catalog, Definition, load_catalog, quoted, read_catalog
+from threadkeep.catalog import Catalog, Definition, differing_fields, load_catalog, quoted, read_catalog
 from threadkeep.mending import (
     MESSAGES,
     SESSIONS,
@@ -109,7 +109,7 @@ def repair(dsn: str, folder: Path, *, dry_run: bool = False) -> RepairReport:
 
 def _repair(connection: Connection, folder: Path, catalog: Catalog, dry_run: bool) -> RepairReport:
     here = read_catalog(connection)
-    tables = read_tables(connection, _limited(catalog, here), {})
+    tables = read_tables(connection, catalog.with_tables(here.of("Tables")), {})
     if SESSIONS not in tables or MESSAGES not in tables:
         raise MigrationError("This database has no sessions and messages of Threadkeep's. Run db-migrate.")
     found = RepairReport(
@@ -128,19 +128,14 @@ def _repair(connection: Connection, folder: Path, catalog: Catalog, dry_run: boo
         relations = [table.relation for table in tables.values()]
         drop_foreign_keys(connection, relations)
         switch_triggers(connection, relations, on=False)
-        mended = mend(connection, tables)
+        mended = Mended()
+        mend(connection, tables, mended)
         recounted = recount_sessions(connection)
         switch_triggers(connection, relations, on=True)
         _restore(connection, expected)
         return _report(found, "in place", mended, recounted, damage.names)
     made = make_profiles(connection, tables)
     return _report(found, "in place" if made else "nothing to do", Mended(profiles=made), 0, [])
-
-
-def _limited(catalog: Catalog, here: Catalog) -> Catalog:
-    """The catalog without the tables that are not here."""
-    there = {name: of for name, of in catalog.of("Tables").items() if name in here.of("Tables")}
-    return catalog.model_copy(update={"objects": catalog.objects | {"Tables": there}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +151,7 @@ class Damage:
         names: list[str] = []
         is_additive = True
         for kind, objects in expected.objects.items():
-            off = [name for name, definition in objects.items() if here.of(kind).get(name) != definition]
+            off = [name for name, _ in _off(expected, here, kind)]
             if kind in ADDED_IN_PLACE:
                 names += off
             elif kind == "Columns":
@@ -168,10 +163,7 @@ class Damage:
 
 
 def _same_but_for_rules(expected: Definition, here: Definition | None) -> bool:
-    rules = {"not null", "default"}
-    return here is not None and all(
-        expected.get(field) == here.get(field) for field in (expected.keys() | here.keys()) - rules
-    )
+    return here is not None and {"not null", "default"}.issuperset(differing_fields(expected, here))
 
 
 def _restore(connection: Connection, expected: Catalog) -> None:
@@ -197,7 +189,10 @@ def _restore(connection: Connection, expected: Catalog) -> None:
 
 
 def _off(expected: Catalog, here: Catalog, kind: str) -> list[tuple[str, Definition]]:
-    return [(name, of) for name, of in expected.of(kind).items() if here.of(kind).get(name) != of]
+    there = here.of(kind)
+    return [
+        (name, of) for name, of in expected.of(kind).items() if name not in there or differing_fields(of, there[name])
+    ]
 
 
 def _restore_column(connection: Connection, name: str, of: Definition) -> None:

@@ -9,7 +9,16 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from threadkeep.catalog import Catalog, Definition, Objects, has_stand_in, load_catalog, read_catalog, reading
+from threadkeep.catalog import (
+    Catalog,
+    Definition,
+    Objects,
+    differing_fields,
+    has_stand_in,
+    load_catalog,
+    read_catalog,
+    reading,
+)
 from threadkeep.migrations import Connection, connect, scalar
 
 SEED_DATA: Final = "Seed data"
@@ -96,14 +105,16 @@ def _compare(kind: str, expected: Objects, actual: Objects) -> KindReport:
         different=tuple(
             Difference(name=name, reason=_reason(definition, actual[name]))
             for name, definition in expected.items()
-            if name in actual and actual[name] != definition
+            if name in actual and differing_fields(definition, actual[name])
         ),
     )
 
 
 def _reason(expected: Definition, actual: Definition) -> str:
-    fields = [field for field in {**expected, **actual} if expected.get(field) != actual.get(field)]
-    return "; ".join(f"{field} is {_shown(actual.get(field))}, not {_shown(expected.get(field))}" for field in fields)
+    return "; ".join(
+        f"{field} is {_shown(actual.get(field))}, not {_shown(expected.get(field))}"
+        for field in differing_fields(expected, actual)
+    )
 
 
 def _shown(value: object) -> str:

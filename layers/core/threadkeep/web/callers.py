@@ -36,7 +36,7 @@ class Moment:
     guest_address: str | None
 
 
-def moment(request: Request) -> Moment:
+async def moment(request: Request) -> Moment:
     """The surroundings of a request; `guest_address` is a hash, and only there for a guest."""
     runtime = request.app.state.runtime
     principal: Principal | None = getattr(request.state, "principal", None)

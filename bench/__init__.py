@@ -1,0 +1,1 @@
+"""Speed and memory of the chat turn and the history page, measured on this machine: `python -m bench`."""

@@ -1,0 +1,126 @@
+"""The caller himself: his guest token, his profile, taking over what he did as a guest, leaving."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field, StringConstraints, field_validator
+
+from threadkeep import profiles
+from threadkeep.web import (
+    ApiModel,
+    Moment,
+    RequestModel,
+    SignedIn,
+    client_address,
+    end_guest,
+    lambda_handler,
+    moment,
+)
+
+router = APIRouter(prefix="/api", tags=["account"])
+
+Surroundings = Annotated[Moment, Depends(moment)]
+
+
+class GuestView(ApiModel):
+    """A guest's token, whom it stands for, and when it expires (UTC)."""
+
+    token: str
+    user_id: UUID
+    expires_at: datetime
+
+
+class ProfileView(ApiModel):
+    """The caller's profile."""
+
+    id: UUID
+    email: str | None
+    full_name: str | None
+    preferences: dict[str, Any]
+    is_guest: bool
+    is_admin: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class ProfileChange(RequestModel):
+    """What a person may change of the profile; the preferences replace those that were there."""
+
+    full_name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = None
+    preferences: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("preferences")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size = len(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
+        except ValueError:
+            raise ValueError("Numbers must be finite.") from None
+        if size > profiles.MAXIMUM_PREFERENCES_BYTES:
+            raise ValueError(f"Preferences are at most {profiles.MAXIMUM_PREFERENCES_BYTES} bytes of JSON.")
+        return value
+
+
+class ClaimRequest(RequestModel):
+    """The token of the guest whose things the account takes over."""
+
+    guest_token: Annotated[str, StringConstraints(min_length=1, max_length=8192)]
+
+
+class ClaimView(ApiModel):
+    """How many sessions and documents moved; 0 when the claim was made before."""
+
+    sessions: int
+    documents: int
+
+
+@router.post("/auth/guest", status_code=201, summary="Make a guest")
+async def make_guest(request: Request, here: Surroundings) -> GuestView:
+    guest = await profiles.make_guest(here.database, here.settings, client_address(request))
+    return GuestView(token=guest.token, user_id=guest.user_id, expires_at=guest.expires_at)
+
+
+@router.get("/me", summary="The caller's profile")
+async def read_profile(user: SignedIn, here: Surroundings) -> ProfileView:
+    return _view(await profiles.own(here.database, user), user)
+
+
+@router.patch("/me", summary="Change the caller's profile")
+async def change_profile(change: ProfileChange, user: SignedIn, here: Surroundings) -> ProfileView:
+    return _view(await profiles.change(here.database, user, change.model_dump(exclude_unset=True)), user)
+
+
+@router.delete("/me", status_code=204, summary="Delete the caller with everything")
+async def delete_account(request: Request, user: SignedIn, here: Surroundings) -> Response:
+    await profiles.delete_own(here.database, user)
+    assert user.user_id is not None
+    end_guest(request, user.user_id)
+    return Response(status_code=204)
+
+
+@router.post("/me/claim", summary="Take over what the caller did as a guest")
+async def claim_guest(claim: ClaimRequest, request: Request, user: SignedIn, here: Surroundings) -> ClaimView:
+    claimed = await profiles.claim(here.database, here.settings, user, claim.guest_token)
+    end_guest(request, claimed.guest_id)
+    return ClaimView(sessions=claimed.sessions, documents=claimed.documents)
+
+
+def _view(profile: profiles.Profile, user: SignedIn) -> ProfileView:
+    return ProfileView(
+        id=profile.id,
+        email=profile.email,
+        full_name=profile.full_name,
+        preferences=profile.preferences,
+        is_guest=profile.is_guest,
+        is_admin=user.is_admin,
+        created_at=profile.created_at,
+        updated_at=profile.updated_at,
+    )
+
+
+handler = lambda_handler(router)

@@ -1,0 +1,67 @@
+"""A whole session as one file: for a person to read, or for another program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from threadkeep import messages, sessions
+from threadkeep.database import Database
+from threadkeep.errors import ThreadkeepError
+from threadkeep.identity import Principal
+from threadkeep.messages import Message
+from threadkeep.sessions import Session
+
+# An answer of AWS Lambda has 6 MB, escapes included.
+MAXIMUM_EXPORT_BYTES: Final = 4 * 1024 * 1024
+MESSAGES_A_READ: Final = 100
+
+_SPEAKERS: Final = {"user": "User", "assistant": "Assistant", "system": "System"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A session and all of its messages, oldest first."""
+
+    session: Session
+    messages: list[Message]
+
+
+async def read(database: Database, caller: Principal, session: UUID) -> Conversation:
+    """The caller's session or a public one as a whole; raises `not_found:session`, and `too_large:export` past 4 MB."""
+    found = await sessions.read(database, caller, session)
+    newest_first: list[list[Message]] = []
+    size = 0
+    cursor = None
+    while True:
+        part = await messages.page(database, caller, session, limit=MESSAGES_A_READ, cursor=cursor)
+        newest_first.append(part.items)
+        size += sum(len(str(message.parts)) for message in part.items)
+        if size > MAXIMUM_EXPORT_BYTES:
+            raise ThreadkeepError("too_large:export")
+        if (cursor := part.next_cursor) is None:
+            break
+    return Conversation(found, [message for items in reversed(newest_first) for message in items])
+
+
+def markdown(conversation: Conversation) -> str:
+    """The conversation as a person reads it: who said what, the files by name, the tools that were called."""
+    paragraphs = [f"# {' '.join(conversation.session.title.split())}"]
+    for message in conversation.messages:
+        paragraphs.append(f"## {_SPEAKERS[message.role]}")
+        paragraphs.extend(filter(None, map(_paragraph, message.parts)))
+        if message.status != "complete":
+            paragraphs.append(f"*This answer is {message.status}.*")
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _paragraph(part: dict[str, Any]) -> str:
+    kind = part.get("type", "")
+    if kind == "text":
+        return str(part.get("text", "")).strip()
+    if kind == "file":
+        return f"*File: {part.get('filename') or part.get('mediaType')}*"
+    if kind.startswith("tool-"):
+        return f"*Tool: {kind.removeprefix('tool-')}*"
+    return ""
