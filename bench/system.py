@@ -18,7 +18,6 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
-from bench import load
 from local.configuration import Keys
 from local.postgres import EmbeddedPostgres, discard
 from local.token import token
@@ -27,7 +26,7 @@ PROVIDERS: Final = {"openai": "OPENAI", "google": "GEMINI", "anthropic": "ANTHRO
 BASE_PATHS: Final = {"openai": "/openai/v1", "google": "/google", "anthropic": "/anthropic"}
 TOKENS: Final = 50
 PATIENCE_SECONDS: Final = 60.0
-LIMIT: Final = 1_000_000
+UNLIMITED: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -90,21 +89,21 @@ class System:
                 stdin=subprocess.DEVNULL,
             )
         try:
+            started = time.perf_counter()
             _wait_until_alive(process, port, log)
-            yield Server(process.pid, port)
+            yield Server(process.pid, port, provider, time.perf_counter() - started)
         finally:
             _stop(process)
-
-    def direct(self) -> str:
-        """A call of the model without anything around it, as the plainest client sends it."""
-        body = {"model": "gpt-6.1-terra", "input": "Hello", "stream": True}
-        return load.request("POST", "/openai/v1/responses", "bench-key", body)
 
 
 @dataclass(frozen=True)
 class Server:
+    """A server process with one provider's key, and how long it took to be ready."""
+
     process_id: int
     port: int
+    provider: str
+    ready_seconds: float
 
 
 @contextmanager

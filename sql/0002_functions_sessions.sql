@@ -43,6 +43,8 @@ $$;
 create function private.sessions_matching(p_text text) returns setof uuid
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
+-- To compile it takes longer than to search.
+set jit = off
 rows 20
 as $$
 begin

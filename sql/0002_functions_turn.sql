@@ -538,8 +538,18 @@ begin
         perform private.fail('TK409', 'conflict:message');
     else
         v_insert := true;
-        if private.end_running_turn(p_session, 'lease') = 'alive' then
-            perform private.fail('TK409', 'conflict:chat');
+        v_running := private.end_running_turn(p_session, 'lease');
+        if v_running = 'alive' then
+            -- Told to stop, it need not have noticed yet; its Finish still has the last word on its own message.
+            if not exists (
+                select from public."Stream" as s
+                where s."chatId" = p_session
+                    and s.status = 'running'
+                    and s.stop_requested
+            ) then
+                perform private.fail('TK409', 'conflict:chat');
+            end if;
+            perform private.end_running_turn(p_session, 'stopped');
         end if;
     end if;
 
@@ -604,10 +614,8 @@ begin
         and s.status = 'running'
     returning s.stop_requested into v_stop;
     if not found then
-        if exists (select from public."Stream" as s where s.id = p_stream) then
-            return 'lost';
-        end if;
-        return 'gone';
+        select s.stop_requested into v_stop from public."Stream" as s where s.id = p_stream;
+        return case when not found then 'gone' when v_stop then 'stop' else 'lost' end;
     end if;
     if p_payload is not null then
         insert into public.stream_chunks (stream_id, seq, payload)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from threadkeep import ids, turns
 from threadkeep.chat_input import ChatBody
 from threadkeep.identity import Principal
-from threadkeep.web import Moment, SignedIn, Visitor, create_app, lambda_handler, moment
+from threadkeep.web import Caller, Moment, SignedIn, Visitor, create_app, lambda_handler, moment
 from threadkeep_agents.conversations import Conversations, replay
 from threadkeep_agents.turn import Turn
 from threadkeep_agents.ui_stream import HEADERS
@@ -49,8 +49,11 @@ async def chat(
 
 
 @router.get("/{session}/stream", summary="Follow the answer that is being given", responses={204: {}})
-async def stream(session: str, request: Request, principal: SignedIn) -> Response:
-    """Replays the running answer from its start and goes on live; 204 when nothing runs."""
+async def stream(session: str, request: Request, principal: Caller) -> Response:
+    """Replays the running answer from its start and goes on live.
+
+    204 when there is nothing for this caller to follow: a client resumes before it knows whether the session exists.
+    """
     session_id = ids.session_id(session)
     conversations = _conversations(request)
     join = await conversations.running(principal, session_id)

@@ -222,8 +222,45 @@ async def test_f5_there_is_nothing_to_follow_when_nothing_runs(server: ChatServe
     answer = await server.say("Hello")
 
     assert (await server.follow(answer.session)).status == 204
-    assert (await server.follow(uuid4())).status == 404
-    assert (await server.follow(answer.session, user="eve")).status == 404
+    assert (await server.follow(uuid4())).status == 204
+    assert (await server.follow(uuid4(), user=None)).status == 204
+
+
+async def test_f5_nobody_follows_the_answer_of_somebody_else(server: ChatServer, emulator: Emulator) -> None:
+    gate = Gate()
+    emulator.script(Reply(text=["Hel", "lo"], interruptions=[Hold(gate, after_deltas=1)]))
+    session = str(uuid4())
+    answering = asyncio.create_task(server.say({"id": session, "message": "Hello"}))
+    await gate.arrived()
+
+    follower, stranger, stop = await asyncio.gather(
+        server.follow(session, user="eve"), server.follow(session, user=None), server.stop(session, user="eve")
+    )
+    gate.release()
+
+    assert (follower.status, stranger.status, stop) == (204, 204, 404)
+    assert (await answering).text == "Hello"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same process", "another process"])
+async def test_f5_the_next_message_right_after_a_stop_is_answered(
+    server: ChatServer, emulator: Emulator, database_url: str, api_database_url: str, elsewhere: bool
+) -> None:
+    emulator.script(Reply(text=[f"word{n} " for n in range(400)], delay_between=0.02), Reply(text="Yes?"))
+    session = str(uuid4())
+    answering = asyncio.create_task(server.say({"id": session, "message": "Hello"}))
+    await server.until("select * from stream_chunks where payload like '%%word3 %%'")
+    async with running(settings_for(api_database_url, emulator), database_url) as other:
+        process = other if elsewhere else server
+        await process.stop(session)
+
+        following = await process.say({"id": session, "message": "Wait"})
+        stopped = await answering
+
+    assert following.text == "Yes?"
+    messages = await server.messages(stopped.session)
+    assert [m["status"] for m in messages] == ["complete", "interrupted", "complete", "complete"]
+    assert messages[1]["parts"][-1]["text"] == stopped.text
 
 
 async def test_f5_a_turn_whose_process_died_is_recovered_by_the_next_reader(

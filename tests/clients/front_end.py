@@ -110,7 +110,10 @@ class FrontEnd:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             answer = json.loads(line)
-            self._waiting.pop(answer["call"]).set_result(answer)
+            waiting = self._waiting.pop(answer["call"])
+            # A test that failed meanwhile waits for nothing any more.
+            if not waiting.done():
+                waiting.set_result(answer)
 
 
 @asynccontextmanager

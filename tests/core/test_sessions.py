@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from tests.crowd import Owner, at_once, begin, finish, refusals, somebody
-from threadkeep import messages, pages, sessions, votes
+from tests.crowd import Owner, at_once, begin, finish, refusals, somebody, usage
+from threadkeep import messages, pages, sessions, turns, votes
 from threadkeep.database import Database, Rows, Statement
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
@@ -207,6 +210,39 @@ async def test_a_session_takes_all_of_its_own_with_it_and_leaves_the_bill(databa
     assert await owner.number(orphans) == 1
 
 
+@pytest.mark.parametrize("goes", ["the session", "all sessions", "the message"])
+async def test_what_an_answer_used_is_billed_when_it_is_deleted_and_never_ends(
+    database: Database, owner: Owner, goes: str
+) -> None:
+    user = somebody()
+    run = await begin(database, user)
+    asked = usage(input_tokens=100, output_tokens=0, open=True, input_price=2, output_price=8)
+    said = turns.as_lines([{"type": "text-delta", "id": "t", "delta": "x" * 40}])
+    await turns.write_chunk(database, run.stream, 0, said, [asked])
+
+    if goes == "the session":
+        await sessions.delete(database, user, run.session)
+    elif goes == "all sessions":
+        await sessions.delete_all(database, user)
+    else:
+        await messages.delete_from(database, user, run.session, run.answer)
+
+    [bill] = await owner.rows("select * from public.usage_logs")
+    assert (bill["source"], bill["input_tokens"], bill["output_tokens"]) == ("estimated", 100, 10)
+    assert (bill["message_id"], float(bill["total_cost"])) == (None, (100 * 2 + 10 * 8) / 1_000_000)
+
+
+async def test_times_are_utc_whatever_zone_the_server_has(database_url: str, api_database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        set_zone = sql.SQL("alter database {} set timezone to 'Asia/Kolkata'")
+        connection.execute(set_zone.format(sql.Identifier(connection.info.dbname)))
+    database = Database(api_database_url)
+    made = await create(database, somebody())
+    await database.close()
+    assert made.created_at.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - made.created_at) < timedelta(minutes=1)
+
+
 # Cursors that nobody was given
 
 
@@ -246,8 +282,8 @@ class Explaining(Database):
         self.plans: list[str] = []
 
     async def run(self, actor: Any, *statements: Statement, require_active: bool = True) -> list[Rows]:
-        for sql, parameters in statements:
-            [rows] = await super().run(actor, ("explain " + sql, parameters))
+        for statement, parameters in statements:
+            [rows] = await super().run(actor, ("explain " + statement, parameters))
             self.plans.append("\n".join(row["QUERY PLAN"] for row in rows))
         return await super().run(actor, *statements, require_active=require_active)
 

@@ -75,7 +75,7 @@ def test_every_function_looks_names_up_where_no_caller_can_put_any(ground: Groun
         select p.oid::regprocedure::text, p.proconfig
         from pg_proc as p
         where p.pronamespace in ('public'::regnamespace, 'private'::regnamespace)
-            and p.proconfig is distinct from array['search_path=pg_catalog, pg_temp']
+            and not 'search_path=pg_catalog, pg_temp' = any (coalesce(p.proconfig, '{}'))
         """
     )
     assert others.fetchall() == []

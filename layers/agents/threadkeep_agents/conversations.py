@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from threadkeep_agents.ui_stream import DONE, KEEP_ALIVE, replay_events
 
 POLL_SECONDS: Final = 0.15
 SILENCE_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 2.0
 
 
 class Conversations:
@@ -65,7 +67,7 @@ class Conversations:
         return turn
 
     async def running(self, principal: Principal, session: UUID) -> turns.Join | None:
-        """The session's running turn, if there is one; `not_found:session` for somebody else's."""
+        """The session's running turn, if it is the caller's and there is one; None tells nothing about it."""
         return await turns.running_stream(self._database, principal, session)
 
     async def follow(self, principal: Principal, session: UUID, join: turns.Join) -> AsyncIterator[bytes]:
@@ -88,9 +90,13 @@ class Conversations:
         """Ends the session's running turn for good, wherever it runs; False if nothing runs."""
         is_running = await turns.request_stop(self._database, principal, session)
         if is_running:
-            for turn in self._running.values():
-                if turn.session == session:
-                    turn.stop("person")
+            here = [turn for turn in self._running.values() if turn.session == session]
+            for turn in here:
+                turn.stop("person")
+            # The next message finds the session free; a turn that runs elsewhere is ended by that message's Begin.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await asyncio.gather(*(turn.wait() for turn in here), return_exceptions=True)
         return is_running
 
     async def close(self) -> None:

@@ -77,6 +77,7 @@ class Entry:
     is_open: bool = True
     duration_ms: int | None = None
     output_characters: int = 0
+    stream: StreamedResponse | None = None
 
     def row(self) -> dict[str, Any]:
         """The row for `private.settle_usage`; an open request carries what a recovery needs to estimate it."""
@@ -151,6 +152,8 @@ class Ledger:
 
     def settle(self, entry: Entry, response: ModelResponse | None, *, is_whole: bool) -> None:
         """Closes a request with what its provider said it used, or with an estimate if that was not all."""
+        if not entry.is_open:
+            return
         entry.is_open = False
         entry.duration_ms = round((time.perf_counter() - entry.started) * 1000)
         self.is_changed = True
@@ -180,9 +183,9 @@ class Ledger:
         ]
 
     def close(self) -> None:
-        """At the turn's end nothing is open any more: what has no usage is estimated."""
+        """At the turn's end nothing is open any more: a run that was cancelled may leave its stream to itself."""
         for entry in self.entries:
-            entry.is_open = False
+            self.settle(entry, entry.stream.get() if entry.stream else None, is_whole=False)
 
 
 class MeteredModel(WrapperModel):
@@ -227,6 +230,7 @@ class MeteredModel(WrapperModel):
             async with self.wrapped.request_stream(
                 messages, model_settings, model_request_parameters, run_context
             ) as stream:
+                entry.stream = stream
                 yield stream
         except asyncio.CancelledError:
             self._ledger.settle(entry, stream.get() if stream else None, is_whole=False)

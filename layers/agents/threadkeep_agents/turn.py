@@ -35,7 +35,16 @@ from threadkeep_agents.providers import Providers, closing_responses
 from threadkeep_agents.roster import Roster
 from threadkeep_agents.titles import title_of
 from threadkeep_agents.tools import TurnContext
-from threadkeep_agents.ui_stream import DONE, KEEP_ALIVE, ChunkStream, Parts, event_of, finish_events, start_event
+from threadkeep_agents.ui_stream import (
+    DONE,
+    KEEP_ALIVE,
+    ChunkStream,
+    Parts,
+    WithoutEmptyReasoning,
+    event_of,
+    finish_events,
+    start_event,
+)
 
 COALESCE_SECONDS: Final = 0.1
 COALESCE_BYTES: Final = 16 * 1024
@@ -87,11 +96,13 @@ class Turn:
         self._parts = Parts()
         self._lines: list[str] = []
         self._is_closed = False
-        self._more = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self._kept_lines = 0
         self._kept_bytes = 0
+        self._unkept_bytes = 0
         self._chunk_seq = 0
-        self._wake_keeper = asyncio.Event()
+        self._has_more_to_keep = asyncio.Event()
+        self._must_keep_now = asyncio.Event()
         self._is_finishing = False
         self._task: asyncio.Task[turns.Replay] | None = None
         self._error: ThreadkeepError | None = None
@@ -134,13 +145,8 @@ class Turn:
                 yield "".join([f"data: {line}\n\n" for line in batch]).encode()
             elif self._is_closed:
                 break
-            else:
-                more = self._more
-                try:
-                    async with asyncio.timeout(SILENCE_SECONDS):
-                        await more.wait()
-                except TimeoutError:
-                    yield KEEP_ALIVE
+            elif not await self._more_within(SILENCE_SECONDS):
+                yield KEEP_ALIVE
         yield DONE
 
     async def _go(self) -> turns.Replay:
@@ -156,6 +162,7 @@ class Turn:
         chunks = ChunkStream(
             start_event(str(self._run.answer), {"sessionId": str(self._run.session), "model": self._priced.model_id})
         )
+        shown = WithoutEmptyReasoning()
         result: AgentRunResultEvent[str] | None = None
 
         async def events() -> AsyncIterator[Any]:
@@ -168,9 +175,9 @@ class Turn:
 
         try:
             async for chunk in chunks.transform_stream(events()):
-                event = event_of(chunk)
-                if event is not None:
-                    self._emit(event)
+                if (event := event_of(chunk)) is not None:
+                    for passed in shown.pass_on(event):
+                        self._emit(passed)
             failure: BaseException | None = chunks.failure
             if result is not None and not is_whole(result.result.response):
                 failure = ThreadkeepError("provider:chat")
@@ -178,7 +185,8 @@ class Turn:
             failure = error
         title = await _title_in_time(titling, is_wanted=failure is None) if titling else None
         self._is_finishing = True
-        self._wake_keeper.set()
+        self._has_more_to_keep.set()
+        self._must_keep_now.set()
         await keeper
         ending, last_lines = self._ending(result, failure, chunks.finish_reason, title)
         answer = await self._finish(ending)
@@ -243,42 +251,42 @@ class Turn:
 
     def _emit(self, event: dict[str, Any]) -> None:
         self._parts.add(event)
-        self._lines.append(_line(event))
+        line = _line(event)
+        self._lines.append(line)
+        self._unkept_bytes += len(line)
         self._notify()
-        self._wake_keeper.set()
+        self._has_more_to_keep.set()
+        if self._unkept_bytes >= COALESCE_BYTES:
+            self._must_keep_now.set()
+
+    async def _more_within(self, seconds: float) -> bool:
+        more: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(more)
+        try:
+            async with asyncio.timeout(seconds):
+                await more
+        except TimeoutError:
+            return False
+        return True
 
     def _notify(self) -> None:
-        waiting, self._more = self._more, asyncio.Event()
-        waiting.set()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
 
     async def _keep(self) -> None:
         """Writes what is new every 100 ms, renews the lease every 5 s, and reads how the stream stands."""
         while not self._is_finishing:
-            try:
-                async with asyncio.timeout(RENEW_SECONDS):
-                    await self._wake_keeper.wait()
-            except TimeoutError:
-                pass
-            else:
-                await self._coalesce()
-            if self._is_finishing:
-                return
-            self._wake_keeper.clear()
-            await self._write_chunk()
-
-    async def _coalesce(self) -> None:
-        until = time.monotonic() + COALESCE_SECONDS
-        while not self._is_finishing and (left := until - time.monotonic()) > 0:
-            if sum(map(len, self._lines[self._kept_lines :])) >= COALESCE_BYTES:
-                return
-            self._wake_keeper.clear()
-            try:
-                async with asyncio.timeout(left):
-                    await self._wake_keeper.wait()
-            except TimeoutError:
-                return
+            if await _is_set_within(self._has_more_to_keep, RENEW_SECONDS):
+                await _is_set_within(self._must_keep_now, COALESCE_SECONDS)
+            if not self._is_finishing:
+                await self._write_chunk()
 
     async def _write_chunk(self) -> None:
+        self._has_more_to_keep.clear()
+        self._must_keep_now.clear()
+        self._unkept_bytes = 0
         lines = self._lines[self._kept_lines :]
         payload = "\n".join(lines) if lines and self._kept_bytes < MAX_KEPT_BYTES else None
         usage = self._ledger.rows() if self._ledger.is_changed else None
@@ -419,8 +427,15 @@ class Turn:
         return turns.Replay(self._run.answer, "failed", ending.parts, ending.metadata)
 
 
-def _line(event: dict[str, Any]) -> str:
-    return json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+_line: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 def _unstored_line() -> str:

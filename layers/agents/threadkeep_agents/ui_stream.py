@@ -16,7 +16,9 @@ from pydantic_ai.ui.vercel_ai.response_types import (
     ErrorChunk,
     FinishChunk,
     MessageMetadataChunk,
+    ReasoningDeltaChunk,
     StartChunk,
+    TextDeltaChunk,
 )
 
 SDK_VERSION: Final = 5
@@ -68,6 +70,9 @@ class ChunkStream(VercelAIEventStream[Any, Any]):
 
 def event_of(chunk: BaseChunk) -> dict[str, Any] | None:
     """A chunk as the JSON object that clients get; None for one that is not passed on."""
+    if isinstance(chunk, TextDeltaChunk | ReasoningDeltaChunk):
+        # Most chunks are these, and the general way costs ten times as much.
+        return {"type": chunk.type, "id": chunk.id, "delta": chunk.delta}
     if isinstance(chunk, MessageMetadataChunk):
         return None
     event: dict[str, Any] = chunk.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -76,6 +81,25 @@ def event_of(chunk: BaseChunk) -> dict[str, Any] | None:
     # It is for the provider alone and may be large; the server keeps the history, so no client sends it back.
     event.pop("providerMetadata", None)
     return event
+
+
+class WithoutEmptyReasoning:
+    """Lets reasoning begin with its first word: a provider may announce some and show none."""
+
+    def __init__(self) -> None:
+        self._announced: dict[str, dict[str, Any]] = {}
+
+    def pass_on(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """What of it goes on now."""
+        kind = event["type"]
+        if kind == "reasoning-start":
+            self._announced[event["id"]] = event
+            return []
+        if kind == "reasoning-delta" and (start := self._announced.pop(event["id"], None)):
+            return [start, event]
+        if kind == "reasoning-end" and self._announced.pop(event["id"], None):
+            return []
+        return [event]
 
 
 def start_event(answer: str, metadata: dict[str, Any]) -> StartChunk:
@@ -90,6 +114,8 @@ def finish_events(metadata: dict[str, Any], *, error_text: str | None, is_aborte
     """
     events: list[dict[str, Any]] = []
     if error_text is not None:
+        # The SDK reads nothing after an error.
+        events.append({"type": "message-metadata", "messageMetadata": metadata})
         events.append({"type": "error", "errorText": error_text})
     elif is_aborted:
         events.append({"type": "abort"})

@@ -11,11 +11,14 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -60,6 +63,7 @@ class Database:
             timeout=WAIT_FOR_CONNECTION_SECONDS,
             reconnect_timeout=RECONNECT_SECONDS,
             check=self._check,
+            configure=_configure,
             kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
         )
 
@@ -115,6 +119,24 @@ class Database:
         """Asks a connection that lay idle whether it still lives; one used a moment ago is believed."""
         if time.monotonic() - self._last_used.get(connection, 0.0) > CHECK_AFTER_IDLE_SECONDS:
             await AsyncConnectionPool.check_connection(connection)
+
+
+class _UtcLoader(Loader):
+    """Times are UTC here, whatever zone the server is configured for."""
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        in_server_zone = psycopg.adapters.get_loader(oid, self.format)
+        assert in_server_zone is not None
+        self._in_server_zone = in_server_zone(oid, context)
+
+    def load(self, data: Buffer) -> datetime:
+        moment: datetime = self._in_server_zone.load(data)
+        return moment.astimezone(UTC)
+
+
+async def _configure(connection: psycopg.AsyncConnection[DictRow]) -> None:
+    connection.adapters.register_loader("timestamptz", _UtcLoader)
 
 
 class _domain_errors:  # noqa: N801 - reads as a statement

@@ -288,10 +288,20 @@ async def request_stop(database: Database, principal: Principal, session: UUID) 
 
 
 async def running_stream(database: Database, principal: Principal, session: UUID) -> Join | None:
-    """The stream of the session's running turn, if there is one; a dead one is recovered on the way."""
+    """The stream of the caller's session's running turn, if there is one; a dead one is recovered on the way."""
+    if principal.user_id is None:
+        return None
     _, rows = await database.run(
         principal,
-        ("select private.end_running_turn(%(session)s, 'lease')", {"session": session}),
+        (
+            """
+            select private.end_running_turn(c.id, 'lease')
+            from public."Chat" as c
+            where c.id = %(session)s
+                and c.user_id = auth.uid()
+            """,
+            {"session": session},
+        ),
         (
             """
             select s.id, s.message_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -16,6 +16,9 @@ from threadkeep.identity import Authenticator
 from threadkeep.settings import Settings, settings
 from threadkeep.web import problems
 from threadkeep.web.edge import CORRELATION_HEADER, Edge
+
+# What else would reach API Gateway in base64.
+TEXT_TYPES: Final = ["text/", "application/json", "application/problem+json"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class LambdaHandler:
         from mangum import Mangum
 
         app: ASGIApp = create_app(*self._routers, runtime=self.runtime)
-        return Mangum(app, lifespan="off")  # type: ignore[arg-type]
+        return Mangum(app, lifespan="off", text_mime_types=TEXT_TYPES)  # type: ignore[arg-type]
 
 
 _alive = APIRouter(tags=["health"])

@@ -101,7 +101,7 @@ async def _record(request: Request, error: ThreadkeepError, *, cause: Exception)
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """`body.message.parts[0].text`, without the word body."""
-    steps = [step for step in location if step != "body"] or ["body"]
+    """`message.parts[0].text`, without the word for where it stands (body, query, path)."""
+    steps = list(location[1:]) or list(location)
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return path.removeprefix(".")
