@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.chat_server import MODELS, ChatServer, user_message
+from tests.chat_server import MODELS, ChatServer, running, settings_for, user_message
 from tests.emulator import Emulator, Reply, ToolCall, Usage
+from tests.round_trips import counted
 
 PROVIDERS = ("google", "openai", "anthropic")
 
@@ -182,8 +183,6 @@ async def test_a_first_message_gets_a_better_title_with_a_usage_row_of_its_own(
 async def test_without_a_key_the_offline_model_answers_and_says_what_it_is(
     database_url: str, api_database_url: str
 ) -> None:
-    from tests.chat_server import running, settings_for
-
     async with running(settings_for(api_database_url, None), database_url) as server:
         answer = await server.say("Hello")
 
@@ -211,3 +210,30 @@ async def test_an_inactive_or_unknown_model_is_refused_and_nothing_is_stored(ser
         assert (refused.status, refused.problem["code"]) == (404, "not_found:model")
     assert await server.rows('select * from "Chat"') == []
     assert await server.rows("select * from rate_limit_tracking") == []
+
+
+async def test_a_turn_takes_two_round_trips_around_the_model(
+    database_url: str, api_database_url: str, emulator: Emulator
+) -> None:
+    async with counted(api_database_url) as proxy:
+        settings = settings_for(proxy.url, emulator, DATABASE_POOL_SIZE="1")
+        async with running(settings, database_url) as server:
+            first = await server.say("Warm up")
+            proxy.reset()
+
+            await server.say({"id": str(first.session), "message": "Hello"})
+
+            assert proxy.round_trips == 2
+
+
+async def test_a_server_that_only_knows_chat_completions_answers_too(
+    database_url: str, api_database_url: str, emulator: Emulator
+) -> None:
+    settings = settings_for(api_database_url, emulator, OPENAI_API="chat")
+    async with running(settings, database_url) as server:
+        answer = await server.say({"message": "Hello", "model": MODELS["openai"]})
+
+        assert answer.text == "You said: Hello"
+        assert {request.api for request in emulator.requests if request.provider == "openai"} == {"chat"}
+        [usage] = await server.rows("select * from usage_logs where agent_type = 'chat_model_agent'")
+        assert usage["source"] == "provider"

@@ -26,7 +26,7 @@ class Damage:
 
 DAMAGES = [
     Damage("drop table public.budget_reservations", "Tables", "missing", "public.budget_reservations"),
-    Damage("create table public.stranger ()", "Tables", "extra", "public.stranger"),
+    Damage("create table private.stranger ()", "Tables", "extra", "private.stranger"),
     Damage('alter table "Chat" drop column title', "Columns", "missing", 'public."Chat": title'),
     Damage('alter table "Chat" alter title drop not null', "Columns", "different", 'public."Chat": title'),
     Damage("alter table \"Chat\" alter visibility set default 'public'", "Columns", "different", "visibility"),
@@ -51,7 +51,7 @@ DAMAGES = [
     Damage("alter function public.get_user_role() reset search_path", "Functions", "different", "get_user_role"),
     Damage("alter function public.get_user_role() security definer", "Functions", "different", "get_user_role"),
     Damage("alter function public.get_user_role() volatile", "Functions", "different", "get_user_role"),
-    Damage("create function public.stranger() returns int return 1", "Functions", "extra", "public.stranger()"),
+    Damage("create function private.stranger() returns int return 1", "Functions", "extra", "private.stranger()"),
     Damage('drop trigger validate_chat_user_id on "Chat"', "Triggers", "missing", "validate_chat_user_id"),
     Damage(
         'alter table "Chat" disable trigger validate_chat_user_id', "Triggers", "different", "validate_chat_user_id"
@@ -78,7 +78,7 @@ DAMAGES = [
     Damage("grant execute on function private.mark_revoked to public", "Grants", "extra", "private.mark_revoked"),
     Damage("revoke usage on schema private from anon", "Grants", "missing", "anon on schema private"),
     Damage("grant create on schema public to public", "Grants", "different", "public on schema public"),
-    Damage("create type public.stranger as enum ('a')", "Types", "extra", "public.stranger"),
+    Damage("create type private.stranger as enum ('a')", "Types", "extra", "private.stranger"),
     Damage("drop table private.user_activity_logs_default", "Partitions", "missing", "user_activity_logs_default"),
     Damage("delete from private.migrations where name like '0005%'", "Migrations", "missing", "0005_rls.sql"),
     Damage(

@@ -24,6 +24,7 @@ from threadkeep.migrations import Connection, connect, scalar
 SEED_DATA: Final = "Seed data"
 # What lies in the stand-in, by its name; `anon on function auth.uid()` is a grant on something in it.
 IN_STAND_IN: Final = re.compile(r"auth\.|\w+ on \w+ auth(\.|$)")
+INDEXED_TABLE: Final = re.compile(r" ON (?:ONLY )?(\S+) USING ")
 
 
 class Difference(BaseModel):
@@ -77,6 +78,7 @@ def verify(database: str | Connection, folder: Path) -> VerifyReport:
         actual = read_catalog(connection)
         expected = expected_here(expected, connection)
         invalid = _invalid_seeds(connection)
+    actual = _ours(actual, expected)
     kinds = [
         _compare(kind, objects, actual.of(kind)) for kind, objects in expected.objects.items() if kind != SEED_DATA
     ]
@@ -94,6 +96,38 @@ def expected_here(catalog: Catalog, connection: Connection) -> Catalog:
         for kind, members in catalog.objects.items()
     }
     return catalog.model_copy(update={"objects": objects | {"Triggers": catalog.of("Triggers")}})
+
+
+def _ours(actual: Catalog, expected: Catalog) -> Catalog:
+    """The catalog without what a project has of its own in `public`: tables with all that is on them, and functions.
+
+    What is on one of our tables is ours to judge, whoever made it; so is an overload of one of our functions.
+    """
+    subjects = {*expected.of("Tables"), *(_subject(name) for name in expected.of("Functions"))}
+
+    def is_ours(kind: str, name: str, definition: Definition) -> bool:
+        if kind == "Indexes":
+            table = INDEXED_TABLE.search(str(definition.get("definition")))
+            subject = table[1] if table else name
+        elif kind == "Grants":
+            object_kind, subject = name.partition(" on ")[2].split(" ", 1)
+            if object_kind == "schema":
+                return True
+            subject = _subject(subject)
+        else:
+            subject = _subject(name)
+        return not subject.startswith("public.") or subject in subjects
+
+    objects = {
+        kind: {name: definition for name, definition in members.items() if is_ours(kind, name, definition)}
+        for kind, members in actual.objects.items()
+    }
+    return actual.model_copy(update={"objects": objects})
+
+
+def _subject(name: str) -> str:
+    """The table or function that a name in the catalog begins with."""
+    return name.partition(": ")[0].partition("(")[0]
 
 
 def _compare(kind: str, expected: Objects, actual: Objects) -> KindReport:
