@@ -25,6 +25,7 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
 from threadkeep.configuration import ModelMetadata, parse_model_metadata
+from threadkeep_agents.bursts import Bursts
 
 CHARACTERS_PER_TOKEN: Final = 4
 PICO: Final = Decimal("0.000000000001")
@@ -231,7 +232,13 @@ class MeteredModel(WrapperModel):
                 messages, model_settings, model_request_parameters, run_context
             ) as stream:
                 entry.stream = stream
-                yield stream
+                bursts = Bursts(aiter(stream))
+                # Whoever iterates over the stream from here on gets what `aiter` found in this place.
+                stream._event_iterator = bursts
+                try:
+                    yield stream
+                finally:
+                    await bursts.close()
         except asyncio.CancelledError:
             self._ledger.settle(entry, stream.get() if stream else None, is_whole=False)
             raise

@@ -50,6 +50,7 @@ COALESCE_SECONDS: Final = 0.1
 COALESCE_BYTES: Final = 16 * 1024
 RENEW_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 10.0
+PACE_SECONDS: Final = 0.01
 # A stream that is longer is still delivered live and stored whole in the end; only followers elsewhere see less.
 MAX_KEPT_BYTES: Final = 4 * 1024 * 1024
 FINISH_RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -95,7 +96,7 @@ class Turn:
         self._started = time.perf_counter()
         self._parts = Parts()
         self._lines: list[str] = []
-        self._is_closed = False
+        self._has_ended = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._kept_lines = 0
         self._kept_bytes = 0
@@ -138,12 +139,17 @@ class Turn:
     async def follow(self) -> AsyncIterator[bytes]:
         """The answer as server-sent events from its start, live, with a comment line in every 10 s of silence."""
         position = 0
+        has_spoken = False
         while True:
             if position < len(self._lines):
                 batch = self._lines[position:]
                 position = len(self._lines)
                 yield "".join([f"data: {line}\n\n" for line in batch]).encode()
-            elif self._is_closed:
+                # The first words go out at once; from then on a packet holds what 10 ms bring.
+                has_spoken = has_spoken or any("-delta" in line for line in batch)
+                if has_spoken and not self._has_ended.is_set():
+                    await _is_set_within(self._has_ended, PACE_SECONDS)
+            elif self._has_ended.is_set():
                 break
             elif not await self._more_within(SILENCE_SECONDS):
                 yield KEEP_ALIVE
@@ -191,7 +197,7 @@ class Turn:
         ending, last_lines = self._ending(result, failure, chunks.finish_reason, title)
         answer = await self._finish(ending)
         self._lines += last_lines if self._error is None or self._error.code != UNSTORED else [_unstored_line()]
-        self._is_closed = True
+        self._has_ended.set()
         self._notify()
         return answer
 

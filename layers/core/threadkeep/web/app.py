@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from threadkeep.database import Database
 from threadkeep.identity import Authenticator
+from threadkeep.log import logger
 from threadkeep.settings import Settings, settings
 from threadkeep.web import problems
 from threadkeep.web.edge import CORRELATION_HEADER, Edge
@@ -31,6 +32,7 @@ class Runtime:
 
     @classmethod
     def of(cls, configured: Settings) -> Runtime:
+        logger.setLevel(configured.log_level)
         database = Database(configured.database_url.get_secret_value(), pool_size=configured.database_pool_size)
         return cls(configured, database, Authenticator(configured))
 
