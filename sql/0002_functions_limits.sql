@@ -74,7 +74,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_user uuid := private.caller_id();
-    v_rate jsonb := private.agent_configuration(p_agent, p_provider) -> 'rateLimit';
+    v_configuration jsonb := private.agent_configuration(p_agent, p_provider);
+    v_rate jsonb := v_configuration -> 'rateLimit';
     v_limits integer[] := array[
         (v_rate ->> 'perMinute')::integer, (v_rate ->> 'perHour')::integer, (v_rate ->> 'perDay')::integer
     ];
@@ -87,7 +88,7 @@ begin
         perform private.require_active_caller();
         perform private.fail('TK401', 'unauthorized:auth');
     end if;
-    if v_rate is null then
+    if v_rate is null or v_configuration -> 'enabled' = 'false'::jsonb then
         perform private.fail('TK403', 'forbidden:agent');
     end if;
 

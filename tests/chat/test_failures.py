@@ -18,7 +18,7 @@ from tests.emulator import Cut, Emulator, Fault, Garbage, Gate, Hold, Reply, Sil
 from threadkeep.database import Database
 from threadkeep.identity import Principal
 from threadkeep.log import logger
-from threadkeep_agents import turn
+from threadkeep_agents import keeper
 from threadkeep_agents.conversations import Conversations
 from threadkeep_agents.providers import Providers
 
@@ -691,7 +691,7 @@ async def test_f19_a_long_answer_is_kept_in_few_writes(server: ChatServer, emula
     burst = await server.say("At once")
     passed = time.monotonic() - started
     [chunks] = await server.rows("select count(*) as n, sum(length(payload)) as bytes from stream_chunks")
-    assert chunks["n"] <= 2 + passed / turn.COALESCE_SECONDS + chunks["bytes"] / turn.COALESCE_BYTES
+    assert chunks["n"] <= 2 + passed / keeper.COALESCE_SECONDS + chunks["bytes"] / keeper.COALESCE_BYTES
     await server.rows("delete from stream_chunks")
     slow = await server.say("Slowly")
 

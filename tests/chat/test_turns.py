@@ -237,3 +237,16 @@ async def test_a_server_that_only_knows_chat_completions_answers_too(
         assert {request.api for request in emulator.requests if request.provider == "openai"} == {"chat"}
         [usage] = await server.rows("select * from usage_logs where agent_type = 'chat_model_agent'")
         assert usage["source"] == "provider"
+
+
+async def test_an_agent_that_is_switched_off_answers_nobody(server: ChatServer, emulator: Emulator) -> None:
+    await server.rows(
+        "update admin_config set config_data = config_data || '{\"enabled\": false}' "
+        "where config_key = 'chat_model_agent_google'"
+    )
+
+    refused = await server.say("Hello")
+
+    assert (refused.status, refused.problem and refused.problem["code"]) == (403, "forbidden:agent")
+    assert await server.rows('select * from "Chat"') == []
+    assert emulator.requests == []

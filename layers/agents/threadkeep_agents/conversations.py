@@ -13,13 +13,13 @@ from threadkeep import turns
 from threadkeep.database import Database
 from threadkeep.identity import Principal
 from threadkeep.settings import Settings
+from threadkeep_agents.broadcast import SILENCE_SECONDS, as_sse
 from threadkeep_agents.providers import Providers, with_key
 from threadkeep_agents.roster import Roster
 from threadkeep_agents.turn import Parties, Turn
 from threadkeep_agents.ui_stream import DONE, KEEP_ALIVE, replay_events
 
 POLL_SECONDS: Final = 0.15
-SILENCE_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 2.0
 
 
@@ -118,7 +118,7 @@ class Conversations:
             seq = chunks.seq
             if chunks.lines:
                 spoken_at = time.monotonic()
-                yield _sse(chunks.lines)
+                yield as_sse(chunks.lines)
             if chunks.is_over:
                 break
             if time.monotonic() - spoken_at > SILENCE_SECONDS:
@@ -131,8 +131,4 @@ class Conversations:
 def replay(answer: turns.Replay) -> bytes:
     """A stored answer as a stream that is said at once."""
     lines = [turns.as_lines([event]) for event in replay_events(str(answer.answer), answer.parts, answer.metadata)]
-    return _sse(lines) + DONE
-
-
-def _sse(lines: list[str]) -> bytes:
-    return "".join([f"data: {line}\n\n" for line in lines]).encode()
+    return as_sse(lines) + DONE
