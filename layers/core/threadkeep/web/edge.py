@@ -6,6 +6,7 @@ It is plain ASGI, because it stands around streams that a response middleware wo
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from typing import Final
@@ -29,6 +30,8 @@ MAX_JSON_DEPTH: Final = 64
 _JSON_TYPE: Final = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 # What PostgreSQL stores in no text: U+0000, and surrogates without their partner.
 _UNSTORABLE_ESCAPE: Final = re.compile(rb"\\u(?:0000|[dD][89abAB][0-9a-fA-F]{2}|[dD][c-fC-F][0-9a-fA-F]{2})")
+# Not JSON, or beyond what a float holds: Python reads both, and jsonb stores neither.
+_UNSTORABLE_NUMBER: Final = re.compile(rb"NaN|Infinity|[eE]\+?\d{3}")
 _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 
@@ -147,8 +150,25 @@ def _check_json(body: bytes) -> None:
                 depth += 1 if first in b"[{" else -1
             if depth > MAX_JSON_DEPTH:
                 raise ThreadkeepError("bad_request:api", f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
+    if _UNSTORABLE_NUMBER.search(body):
+        _refuse_unstorable_numbers(body)
     if _UNSTORABLE_ESCAPE.search(body):
         _refuse_unstorable_text(body)
+
+
+def _refuse_unstorable_numbers(body: bytes) -> None:
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
+
+    try:
+        json.loads(body, parse_constant=finite, parse_float=finite)
+    except ValueError:
+        raise ThreadkeepError(
+            "bad_request:api", "The body is not valid JSON, or a number in it is too large."
+        ) from None
 
 
 def _refuse_unstorable_text(body: bytes) -> None:
