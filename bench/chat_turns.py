@@ -30,8 +30,9 @@ DIRECT: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is measured: rounds, and the turns and seconds of one round at most."""
+    """How much is measured: rounds, and the turns and seconds of one round at most; before them sessions to warm up."""
 
+    warm_up: int
     rounds: int
     turns: int
     seconds: float
@@ -89,7 +90,7 @@ def measure(system: System, server: Server, callers: tuple[int, ...], effort: Ef
     ready = resident_mib(server.process_id)
     talk.first([str(uuid4())], 1, effort.seconds)
     first_turn = resident_mib(server.process_id)
-    talk.warm_up()
+    talk.warm_up(effort.warm_up)
     rounds: dict[int, list[tuple[Turns, Turns, Direct]]] = {number: [] for number in callers}
     for _ in range(effort.rounds):
         for number in callers:
@@ -111,9 +112,9 @@ class Talk:
         self._server = server
         self._tokens = [system.token(f"bench-{number}") for number in range(USERS)]
 
-    def warm_up(self) -> None:
+    def warm_up(self, number: int) -> None:
         """What a process does only once is not measured: imports, first connections, the database's caches."""
-        sessions = [str(uuid4()) for _ in range(32)]
+        sessions = [str(uuid4()) for _ in range(number)]
         self.second(self.first(sessions, 16, 30.0)[1], 16, 30.0)
 
     def both(self, callers: int, effort: Effort) -> tuple[Turns, Turns, Direct]:

@@ -30,7 +30,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     widths = [max(len(row[place]) for row in [list(headings), *texts]) for place in range(len(headings))]
     is_number = [all(not isinstance(row[place], str) for row in rows) for place in range(len(headings))]
     lines = [_line(headings, widths, is_number)]
-    lines.append("|" + "|".join("-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, is_number, strict=True)) + "|")
+    lines.append(
+        "|"
+        + "|".join("-" * (width + 1) + (":" if right else "-") for width, right in zip(widths, is_number, strict=True))
+        + "|"
+    )
     lines += [_line(row, widths, is_number) for row in texts]
     return "\n".join(lines)
 

@@ -17,7 +17,6 @@ from bench.load import Plan
 from bench.processes import cpu_ms, family_cpu_ms
 from bench.system import Server, System
 from local.server import API_ROLE
-from local.token import user_id
 from threadkeep import sessions
 from threadkeep.database import Database, Rows
 from threadkeep.identity import Principal
@@ -41,7 +40,7 @@ _FILL: Final = (
         'Session ' || s.number,
         t.moment, t.moment, t.moment, 4, 4
     from generate_series(1, %(sessions)s::integer) as s (number)
-    cross join lateral (select now() - random() * interval '365 days' * (s.number > 0)::integer as moment) as t
+    cross join lateral (select now() - random() * interval '365 days' as moment) as t
     """,
 )
 _OWN: Final = """
@@ -64,12 +63,15 @@ class Page:
     sql_p95: float
 
 
-def add_reader(system: System) -> None:
-    """The user whose history is read, with 1,000 sessions."""
-    user = reader(system)
-    system.execute("insert into public.user_profiles (id) values (%(user)s)", {"user": user})
+def add_reader(system: System, server: Server) -> UUID:
+    """A user with 1,000 sessions, whose history is read; his id."""
+    wire = load.request("GET", "/api/me", system.token(READER))
+    load.run(Plan(port=server.port, callers=1, requests=[wire], needed="@example.com")).checked()
+    address = f"{READER}@example.com"
+    [[user]] = system.execute("select id from public.user_profiles where email = %(email)s", {"email": address})
     system.execute(_OWN, {"user": user, "sessions": OWN_SESSIONS})
     _settle(system)
+    return cast("UUID", user)
 
 
 def add_others(system: System, number: int) -> float:
@@ -83,22 +85,16 @@ def add_others(system: System, number: int) -> float:
     return time.perf_counter() - started
 
 
-def reader(system: System) -> UUID:
-    """The reader's id, as the policies see it."""
-    return _subject(system.token(READER))
-
-
-def measure(system: System, server: Server, rounds: int, pages: int) -> Page:
+def measure(system: System, server: Server, reader: UUID, *, rounds: int, pages: int) -> Page:
+    """The median round of so many pages each."""
     wire = load.request("GET", "/api/sessions?limit=20", system.token(READER))
     plan = Plan(port=server.port, callers=1, requests=[wire] * pages, needed='"nextCursor":"')
     load.run(plan).checked()
-    statement, parameters = asyncio.run(_statement(reader(system)))
+    statement, parameters = asyncio.run(_statement(reader))
     return middle([_round(system, server, plan, statement, parameters) for _ in range(rounds)])
 
 
-def _round(
-    system: System, server: Server, plan: Plan, statement: LiteralString, parameters: dict[str, Any]
-) -> Page:
+def _round(system: System, server: Server, plan: Plan, statement: LiteralString, parameters: dict[str, Any]) -> Page:
     server_cpu, postgres_cpu = cpu_ms(server.process_id), family_cpu_ms(system.postgres.process_id)
     outcome = load.run(plan).checked()
     number = len(outcome.total)
@@ -158,5 +154,6 @@ class _Listener:
 
 def _settle(system: System) -> None:
     """What the autovacuum would do at some moment of its own, done now."""
-    for statement in ('vacuum (analyze) public."Chat"', "analyze public.user_profiles", "checkpoint"):
-        system.execute(cast("LiteralString", statement))
+    system.execute('vacuum (analyze) public."Chat"')
+    system.execute("analyze public.user_profiles")
+    system.execute("checkpoint")

@@ -18,6 +18,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
+from bench.processes import cpu_ms, family_cpu_ms
 from local.configuration import Keys
 from local.postgres import EmbeddedPostgres, discard
 from local.token import token
@@ -35,6 +36,7 @@ class System:
 
     data_dir: Path
     postgres: EmbeddedPostgres
+    emulator_id: int
     emulator_port: int
     keys: Keys
 
@@ -63,6 +65,10 @@ class System:
             """,
             {"limit": limit},
         )
+
+    def cpu_seconds(self) -> float:
+        """What the processes have used that are still there and are no children of this one's that will have ended."""
+        return (family_cpu_ms(self.postgres.process_id) + cpu_ms(self.emulator_id)) / 1000
 
     def environment(self, provider: str | None = None) -> dict[str, str]:
         """The environment of a command on this data folder, with a key for this provider alone."""
@@ -113,15 +119,15 @@ def running_system() -> Iterator[System]:
     # Open to the account that PostgreSQL runs as when this is root.
     data_dir.chmod(0o755)
     try:
-        with EmbeddedPostgres(data_dir / "postgres") as postgres, _emulator() as emulator_port:
-            yield System(data_dir, postgres, emulator_port, Keys.of(data_dir))
+        with EmbeddedPostgres(data_dir / "postgres") as postgres, _emulator() as (emulator_id, emulator_port):
+            yield System(data_dir, postgres, emulator_id, emulator_port, Keys.of(data_dir))
     finally:
         discard(data_dir / "postgres")
         shutil.rmtree(data_dir)
 
 
 @contextmanager
-def _emulator() -> Iterator[int]:
+def _emulator() -> Iterator[tuple[int, int]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.emulator", "--port", "0", "--fixed-tokens", str(TOKENS)],
         stdout=subprocess.PIPE,
@@ -130,7 +136,7 @@ def _emulator() -> Iterator[int]:
     )
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
+        yield process.pid, int(process.stdout.readline())
     finally:
         _stop(process)
 

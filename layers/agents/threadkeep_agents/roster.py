@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_ai import Agent
@@ -14,16 +13,13 @@ from threadkeep.log import logger
 from threadkeep_agents.tools import TurnContext, own_tools
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Configuration:
-    """All rows of `admin_config` of one version, read when they are needed."""
+    """All rows of `admin_config` of one version, and those that were read of them."""
 
     version: int
     rows: dict[str, Any]
-
-    @cached_property
-    def app_settings(self) -> AppSettings:
-        return parse_configuration("app_settings", self.rows.get("app_settings"))
+    read: dict[str, Any] = field(default_factory=dict)
 
 
 class Roster:
@@ -74,6 +70,9 @@ class Roster:
 
     def _read(self, key: str) -> Any:
         assert self._configuration is not None, "Begin brings the configuration"
+        known = self._configuration.read.get(key)
+        if known is not None:
+            return known
         try:
             self._good[key] = parse_configuration(key, self._configuration.rows.get(key))
         except ThreadkeepError as error:
@@ -83,4 +82,5 @@ class Roster:
             )
             if key not in self._good:
                 raise ThreadkeepError("unavailable:api") from error
+        self._configuration.read[key] = self._good[key]
         return self._good[key]
