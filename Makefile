@@ -16,6 +16,7 @@ help:
 	@echo "make bench       speed and memory   make token      a bearer token for the local server (ROLE=admin)"
 	@echo "make db-migrate  (DRY_RUN=1), db-verify, db-reset (YES=delete-everything), db-repair (DRY_RUN=1)"
 	@echo "make openapi     write openapi.json make lock       resolve the dependencies anew"
+	@echo "make prices      changes of model prices since (APPLY=1 writes them)"
 
 $(READY): requirements/dev.txt requirements/uv.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,6 +55,10 @@ db-reset: $(READY)
 	@$(BIN)/python -m local.database_commands reset $(if $(filter delete-everything,$(YES)),--yes-delete-everything)
 db-repair: $(READY)
 	@$(BIN)/python -m local.database_commands repair $(if $(DRY_RUN),--dry-run)
+
+.PHONY: prices
+prices: $(READY)
+	@$(BIN)/python -m local.prices $(if $(APPLY),--apply)
 
 .PHONY: openapi
 openapi: $(READY)

@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def database() -> Iterator[str]:
+    """The address of `DATABASE_URL`, or of the embedded server, as its owner."""
     environ = environment()
     if given := environ.get("DATABASE_URL"):
         yield given
@@ -73,7 +74,7 @@ def _database() -> Iterator[str]:
 
 
 def _migrate(*, dry_run: bool) -> int:
-    with _database() as dsn:
+    with database() as dsn:
         report = apply(dsn, SQL, dry_run=dry_run)
     for migration in report.applied:
         print(f"{migration.name}  {migration.duration_ms} ms")
@@ -87,7 +88,7 @@ def _migrate(*, dry_run: bool) -> int:
 
 
 def _verify() -> int:
-    with _database() as dsn:
+    with database() as dsn:
         report = verify(dsn, SQL)
     for kind in report.kinds:
         print(f"{'PASSED' if kind.ok else 'FAILED'} - {kind.kind} ({kind.compared})")
@@ -111,14 +112,14 @@ def _reset(*, delete_everything: bool) -> int:
     if not delete_everything:
         print("This deletes every account, session and message. Repeat it with --yes-delete-everything.")
         return 1
-    with _database() as dsn:
+    with database() as dsn:
         report = reset(dsn, SQL, delete_everything=True)
     print(f"{len(report.dropped)} objects dropped. `migrate` makes them anew.")
     return 0
 
 
 def _repair(*, dry_run: bool) -> int:
-    with _database() as dsn:
+    with database() as dsn:
         report = repair(dsn, SQL, dry_run=dry_run)
     print(f"users without profile: {report.users_without_profile}; profiles made: {report.profiles_made}")
     print(f"sessions without user: {report.sessions_without_user}")
