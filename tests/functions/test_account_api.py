@@ -177,8 +177,6 @@ async def test_a_change_is_of_the_callers_own_profile_and_of_what_was_sent(api: 
         (json.dumps({"fullName": "x" * 201}), "fullName"),
         ('{"preferences": []}', "preferences"),
         ('{"preferences": null}', "preferences"),
-        ('{"preferences": {"a": NaN}}', "preferences"),
-        ('{"preferences": {"a": 1e999}}', "preferences"),
         (json.dumps({"preferences": {"a": "x" * 16 * 1024}}), "preferences"),
         ('{"email": "root@example.com"}', "email"),
         ('{"isAdmin": true}', "isAdmin"),
