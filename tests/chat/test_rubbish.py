@@ -100,3 +100,15 @@ async def test_fields_of_the_sdk_that_are_not_known_here_are_let_pass(server: Ch
     answer = await server.say({"message": "Hello", "body": {"a": 1}, "experimental": True})
 
     assert answer.text == "You said: Hello"
+
+
+async def test_a_bad_cookie_is_taken_back_so_that_the_next_call_makes_a_guest(server: ChatServer) -> None:
+    cookie = {"cookie": "threadkeep_guest=nonsense", "origin": "http://localhost:5173"}
+
+    refused = await server.say("Hello", user=None, headers=cookie)
+
+    assert refused.status == 401
+    assert "threadkeep_guest=;" in refused.headers["set-cookie"]
+    assert "Max-Age=0" in refused.headers["set-cookie"]
+    with_token = await server.say("Hello", user=None, headers={"authorization": "Bearer nonsense"})
+    assert "set-cookie" not in with_token.headers

@@ -68,7 +68,13 @@ def end_guest(request: Request, user_id: UUID) -> None:
 
 async def _caller(request: Request) -> Principal:
     runtime = request.app.state.runtime
-    principal: Principal = await runtime.authenticator.authenticate(_bearer(request), request.cookies.get(GUEST_COOKIE))
+    bearer = _bearer(request)
+    try:
+        principal: Principal = await runtime.authenticator.authenticate(bearer, request.cookies.get(GUEST_COOKIE))
+    except ThreadkeepError as error:
+        # A page cannot remove an HttpOnly cookie: with a bad one its browser would be refused for 30 days.
+        request.state.guest_cookie_ended = bearer is None and error.code == "unauthorized:auth"
+        raise
     if principal.by_cookie:
         _check_origin(request, runtime.settings)
     request.state.principal = principal

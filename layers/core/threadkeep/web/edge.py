@@ -60,7 +60,7 @@ class Edge:
                 has_started = True
                 answer = MutableHeaders(scope=message)
                 answer[CORRELATION_HEADER] = str(correlation_id)
-                if status < 400 and state.get("guest_cookie_ended", False):
+                if (status < 400 or status == 401) and state.get("guest_cookie_ended", False):
                     _set_guest_cookie(answer, "", seconds=0, secure=_is_https(scope, headers))
                 elif status < 400 and (guest := state.get("guest_token")) is not None:
                     answer[GUEST_HEADER] = guest.token
