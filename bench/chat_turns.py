@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
@@ -15,6 +16,17 @@ from bench.system import Server, System
 USERS: Final = 64
 FIRST_QUESTION: Final = "What does a session keep, and for how long?"
 SECOND_QUESTION: Final = "And what happens to it when I delete my account?"
+_TEN_TIMES: Final = """
+    insert into public."Message_v2"
+        ("chatId", role, status, parts, model_messages, metadata, model_used, input_tokens, output_tokens, cost)
+    select
+        m."chatId", m.role, m.status, m.parts, m.model_messages, m.metadata, m.model_used, m.input_tokens,
+        m.output_tokens, m.cost
+    from public."Message_v2" as m
+    cross join generate_series(2, 10) as copy (number)
+    where m."chatId" = any (%(sessions)s::uuid[])
+    order by copy.number, m.seq
+"""
 # What a direct call of each provider looks like: path, body, first piece of text, end.
 DIRECT: Final = {
     "openai": ("/openai/v1/responses", "gpt-6.1-terra", "response.output_text.delta", "response.completed"),
@@ -104,6 +116,12 @@ def measure(system: System, server: Server, callers: tuple[int, ...], effort: Ef
     return measured, memory
 
 
+def measure_late(system: System, server: Server, effort: Effort) -> Turns:
+    """Turn 21 of a session, by one caller: what a history of 40 messages adds."""
+    talk = Talk(system, server)
+    return middle([talk.late(effort) for _ in range(effort.rounds)])
+
+
 class Talk:
     """64 users who talk to one server, each session with one turn at a time."""
 
@@ -132,6 +150,15 @@ class Talk:
             direct,
         )
 
+    def late(self, effort: Effort) -> Turns:
+        """Turns in sessions of 40 messages: the four of two turns, ten times over."""
+        _, sessions = self.first([str(uuid4()) for _ in range(effort.turns)], 1, effort.seconds)
+        _, sessions = self.second(sessions, 1, effort.seconds)
+        self._system.execute(_TEN_TIMES, {"sessions": sessions})
+        before = self._direct(1, effort.turns)
+        cost, _ = self.second(sessions, 1, effort.seconds)
+        return _figures(1, cost, before, self._direct(1, effort.turns))
+
     def first(self, sessions: list[str], callers: int, seconds: float) -> tuple[_Cost, list[str]]:
         """A first turn in each session; what it took, and the sessions that had theirs within the time."""
         return self._turns(sessions, FIRST_QUESTION, callers, seconds)
@@ -139,12 +166,9 @@ class Talk:
     def second(self, sessions: list[str], callers: int, seconds: float) -> tuple[_Cost, list[str]]:
         return self._turns(sessions, SECOND_QUESTION, callers, seconds)
 
-    def question(self, session: str, position: int, text: str) -> str:
-        """The request of a turn, as the AI SDK sends it, by one of the users."""
-        return question(session, self._tokens[position % USERS], text)
-
     def _turns(self, sessions: list[str], text: str, callers: int, seconds: float) -> tuple[_Cost, list[str]]:
-        requests = [self.question(session, position, text) for position, session in enumerate(sessions)]
+        tokens = itertools.cycle(self._tokens)
+        requests = [question(session, token, text) for session, token in zip(sessions, tokens, strict=False)]
         server, postgres = self._server.process_id, self._system.postgres.process_id
         server_cpu, postgres_cpu = cpu_ms(server), family_cpu_ms(postgres)
         outcome = load.run(turns_plan(self._server, requests, callers, seconds)).checked()

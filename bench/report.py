@@ -55,6 +55,7 @@ def _head(found: Findings) -> str:
 def _turns(found: Findings) -> str:
     rows = [_turn_row("second turn", found.turns.second[number]) for number in CALLERS]
     rows += [_turn_row("first turn, with title", found.turns.first[number]) for number in CALLERS]
+    rows.append(_turn_row("turn 21, after 40 messages", found.late_turn))
     busiest = max(
         turns.client_cpu * turns.per_second / 10
         for by_callers in (found.turns.first, found.turns.second)
@@ -142,7 +143,12 @@ def _commands(found: Findings) -> str:
 def _imports(found: Findings) -> str:
     barest = next(each for name, each in found.imports.items() if "barest" in name)
     rows = [
-        [name, each.milliseconds, each.milliseconds - barest.milliseconds, each.resident]
+        [
+            name,
+            each.milliseconds,
+            each.milliseconds - barest.milliseconds if each.milliseconds > barest.milliseconds else None,
+            each.resident,
+        ]
         for name, each in found.imports.items()
     ]
     headings = ["cold import", "ms", "beyond the barest", "MiB"]
@@ -159,13 +165,37 @@ def _comparison(found: Findings, scale: Scale) -> str:
         f"{found.memory.end:.0f}",
         f"{alone:.1f}; {among:.1f} with {scale.others_sessions:,} of others",
     ]
+    aim: list[object] = [
+        "Threadkeep's aim",
+        AIM.first_token,
+        AIM.cpu,
+        AIM.per_second,
+        f"{AIM.memory:.0f}",
+        f"{AIM.page}; the same with others",
+    ]
     others: list[list[object]] = [
-        [each.name, each.first_token, each.cpu, each.per_second, each.memory, each.page] for each in (AIM, *REFERENCES)
+        [each.name, each.first_token, each.cpu, each.per_second, each.memory, each.page] for each in REFERENCES
     ]
     headings = ["", "first token, ms", "CPU, ms/turn", "turns/s, 16 callers", "MiB", "history page, ms"]
     return (
         "## Beside others\n\n"
         "One worker, 50 tokens at once, one caller unless said. Only the first row was measured in this run: the "
         "others but the aim were measured elsewhere, on a like machine with 2 cores.\n\n"
-        f"{table(headings, [ours, *others])}"
+        f"{table(headings, [ours, aim, *others])}\n\n{_verdict(found)}"
     )
+
+
+def _verdict(found: Findings) -> str:
+    second = found.turns.second
+    is_met = {
+        "first token": second[1].first_p50 <= AIM.first_token,
+        "CPU": second[1].server_cpu <= AIM.cpu,
+        "turns a second": second[16].per_second >= AIM.per_second,
+        "memory": found.memory.end <= AIM.memory,
+        "history page": found.page_alone.http_p50 <= AIM.page,
+        # As good as the same: a tenth is less than what two rounds of the same differ by.
+        "the same history page among others": found.page_among_others.sql_p50 <= found.page_alone.sql_p50 * 1.1,
+    }
+    met = ", ".join(name for name, holds in is_met.items() if holds) or "none"
+    missed = ", ".join(name for name, holds in is_met.items() if not holds) or "none"
+    return f"Aims met: {met}. Missed: {missed}."

@@ -61,6 +61,7 @@ class Findings:
     providers: dict[str, Measured]
     ready_seconds: float
     turns: Measured
+    late_turn: Turns
     memory: Memory
     passed: list[int]
     page_alone: Page
@@ -86,6 +87,7 @@ def measure(scale: Scale) -> Findings:
             page_alone = history_page.measure(system, server, reader, rounds=scale.page_rounds, pages=scale.pages)
             _say("chat turns")
             turns, memory = chat_turns.measure(system, server, CALLERS, scale.turns)
+            late_turn = chat_turns.measure_late(system, server, scale.comparison_turns)
             _say("limits")
             passed = limits.measure(system, server, scale.limit_rounds)
             turn_alone = chat_turns.measure(system, server, (1,), scale.comparison_turns)[0].second[1]
@@ -102,6 +104,7 @@ def measure(scale: Scale) -> Findings:
         providers=providers,
         ready_seconds=server.ready_seconds,
         turns=turns,
+        late_turn=late_turn,
         memory=memory,
         passed=passed,
         page_alone=page_alone,
