@@ -53,11 +53,12 @@ class Providers:
         return self._google(model_id, key)
 
     def _openai(self, model_id: str, key: str) -> Model[Any]:
-        from openai import AsyncOpenAI
         from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
         from pydantic_ai.providers.openai import OpenAIProvider
 
-        client = AsyncOpenAI(
+        from threadkeep_agents.openai_client import OpenAIClient
+
+        client = OpenAIClient(
             api_key=key,
             base_url=self._settings.openai_base_url,
             http_client=self._http,
