@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from functions.account import app as account
 from functions.auth_trigger import app as auth_trigger
 from functions.chat import app as chat
+from functions.documents import app as documents
 from functions.sessions import app as sessions
 from local.configuration import Keys, data_dir, environment, with_defaults
 from local.postgres import EmbeddedPostgres, EmbeddedPostgresError
@@ -65,7 +66,14 @@ def database(environ: Mapping[str, str]) -> Iterator[str]:
 
 def application(settings: Settings) -> FastAPI:
     """All functions' routers in one application."""
-    return create_app(chat.router, sessions.router, account.router, auth_trigger.router, runtime=Runtime.of(settings))
+    return create_app(
+        chat.router,
+        sessions.router,
+        documents.router,
+        account.router,
+        auth_trigger.router,
+        runtime=Runtime.of(settings),
+    )
 
 
 def serve(settings: Settings, port: int, *, is_alone: bool) -> int:

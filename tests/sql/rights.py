@@ -51,7 +51,7 @@ WRITABLE: Final[dict[str, tuple[str, str]]] = {
     'public."Vote_v2"': ("chatId isUpvoted messageId", "isUpvoted"),
     'public."Document"': ("chat_id content id kind metadata title user_id", ""),
     'public."Suggestion"': (
-        "description documentCreatedAt documentId id originalText suggestedText user_id",
+        "description documentCreatedAt documentId id made_by originalText suggestedText user_id",
         "isResolved resolution resolved_at",
     ),
     "public.github_repositories": (
@@ -76,6 +76,9 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         public.get_public_messages public.get_public_session public.get_user_role public.is_current_user_admin
     """,
     ("authenticated", "service_role"): """
+        private.accept_suggestions private.add_suggestion private.create_document private.delete_document_versions
+        private.hold_document private.only_place private.reject_suggestion private.revert_document
+        private.save_document
         private.attachment_list private.begin_turn private.choose_model private.configuration_if_newer
         private.consume_limits private.create_session private.delete_messages_from private.delete_sessions
         private.end_running_turn private.ensure_profile private.keep_guest
