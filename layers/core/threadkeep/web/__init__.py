@@ -5,10 +5,11 @@ same routers by `create_app`. Who calls, errors, correlation, CORS and body chec
 """
 
 from threadkeep.web.app import LambdaHandler, Runtime, create_app, lambda_handler
-from threadkeep.web.callers import Caller, Moment, SignedIn, Visitor, client_address, end_guest, moment
+from threadkeep.web.callers import Administrator, Caller, Moment, SignedIn, Visitor, client_address, end_guest, moment
 from threadkeep.web.models import ApiModel, Page, RequestModel
 
 __all__ = [
+    "Administrator",
     "ApiModel",
     "Caller",
     "LambdaHandler",

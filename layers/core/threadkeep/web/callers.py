@@ -1,7 +1,8 @@
 """Who calls, as dependencies of the routes.
 
-`Caller` is anybody, signed in or not; `SignedIn` is a user or guest, else 401; `Visitor` makes a guest on the way of
-whoever brings no token. Each is the principal alone; a `Moment` is the request's surroundings.
+`Caller` is anybody, signed in or not; `SignedIn` is a user or guest, else 401; `Administrator` has that role, else 403;
+`Visitor` makes a guest on the way of whoever brings no token. Each is the principal alone; a `Moment` is the request's
+surroundings.
 """
 
 from __future__ import annotations
@@ -90,6 +91,12 @@ async def _signed_in(principal: Annotated[Principal, Depends(_caller)]) -> Princ
     return principal
 
 
+async def _administrator(principal: Annotated[Principal, Depends(_signed_in)]) -> Principal:
+    if not principal.is_admin:
+        raise ThreadkeepError("forbidden:auth")
+    return principal
+
+
 async def _visitor(request: Request, principal: Annotated[Principal, Depends(_caller)]) -> Principal:
     if principal.user_id is not None:
         return principal
@@ -106,6 +113,7 @@ async def _visitor(request: Request, principal: Annotated[Principal, Depends(_ca
 
 Caller = Annotated[Principal, Depends(_caller)]
 SignedIn = Annotated[Principal, Depends(_signed_in)]
+Administrator = Annotated[Principal, Depends(_administrator)]
 Visitor = Annotated[Principal, Depends(_visitor)]
 
 
