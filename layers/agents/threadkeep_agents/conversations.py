@@ -61,7 +61,14 @@ class Conversations:
         if not isinstance(begun, turns.Run):
             return begun
         self._parties.roster.take(begun.configuration)
-        turn = Turn(self._parties, principal, begun, thinking=request.thinking, max_seconds=max_seconds)
+        turn = Turn(
+            self._parties,
+            principal,
+            begun,
+            thinking=request.thinking,
+            max_seconds=max_seconds,
+            guest_address=guest_address,
+        )
         self._running[turn.stream] = turn
         turn.start(when_done=self._forget)
         return turn

@@ -192,11 +192,20 @@ class Ledger:
 class MeteredModel(WrapperModel):
     """A model whose every request is on the ledger of a turn."""
 
-    def __init__(self, wrapped: Model[Any], ledger: Ledger, agent: str, priced: PricedModel) -> None:
+    def __init__(
+        self,
+        wrapped: Model[Any],
+        ledger: Ledger,
+        agent: str,
+        priced: PricedModel,
+        entries: list[Entry] | None = None,
+    ) -> None:
+        """`entries` gets each request of this model besides."""
         super().__init__(wrapped)
         self._ledger = ledger
         self._agent = agent
         self._priced = priced
+        self._entries = entries if entries is not None else []
 
     async def request(
         self,
@@ -204,7 +213,7 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        entry = self._ledger.enter(self._agent, self._priced, messages)
+        entry = self._enter(messages)
         response = None
         try:
             response = await self.wrapped.request(messages, model_settings, model_request_parameters)
@@ -225,7 +234,7 @@ class MeteredModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        entry = self._ledger.enter(self._agent, self._priced, messages)
+        entry = self._enter(messages)
         stream: StreamedResponse | None = None
         try:
             async with self.wrapped.request_stream(
@@ -247,6 +256,11 @@ class MeteredModel(WrapperModel):
             raise
         response = stream.get()
         self._ledger.settle(entry, response, is_whole=is_whole(response))
+
+    def _enter(self, messages: list[ModelMessage]) -> Entry:
+        entry = self._ledger.enter(self._agent, self._priced, messages)
+        self._entries.append(entry)
+        return entry
 
     def _settle_failure(self, entry: Entry, error: Exception, stream: StreamedResponse | None) -> None:
         from pydantic_ai.exceptions import ModelHTTPError

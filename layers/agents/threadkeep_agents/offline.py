@@ -11,8 +11,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 QUOTED_CHARACTERS = 200
 
 
-def offline_model() -> FunctionModel:
-    """A model that needs no network."""
+def offline_model(_agent: str) -> FunctionModel:
+    """A model that needs no network, for one of the agents."""
     return FunctionModel(_answer, stream_function=_stream, model_name="offline")
 
 

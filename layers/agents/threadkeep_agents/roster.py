@@ -7,7 +7,15 @@ from typing import Any
 
 from pydantic_ai import Agent
 
-from threadkeep.configuration import AppSettings, ChatModelAgent, Provider, config_key, parse_configuration
+from threadkeep.configuration import Agent as AgentName
+from threadkeep.configuration import (
+    AgentConfiguration,
+    AppSettings,
+    ChatModelAgent,
+    Provider,
+    config_key,
+    parse_configuration,
+)
 from threadkeep.errors import ThreadkeepError
 from threadkeep.log import logger
 from threadkeep_agents.tools import TurnContext, own_tools
@@ -67,6 +75,12 @@ class Roster:
                 tools=own_tools(),
             )
         return agent
+
+    def configuration(self, agent: AgentName, provider: Provider) -> AgentConfiguration:
+        """How an agent is configured for a provider now."""
+        shape = self._read(config_key(agent, provider))
+        assert isinstance(shape, AgentConfiguration)
+        return shape
 
     def _read(self, key: str) -> Any:
         assert self._configuration is not None, "Begin brings the configuration"

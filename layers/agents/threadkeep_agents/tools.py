@@ -13,33 +13,61 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from pydantic_ai import Tool
+from pydantic_ai import Tool, UsageLimits
 
+from threadkeep import profiles
+from threadkeep.configuration import Agent, AgentConfiguration, Provider
+from threadkeep.database import Database
+from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
 
 if TYPE_CHECKING:
     from threadkeep_agents.metering import Ledger
+    from threadkeep_agents.model_choice import ModelChoice
 
+Result = TypeVar("Result")
 ToolFunction = TypeVar("ToolFunction", bound=Callable[..., Any])
 
 _registered: dict[str, Callable[..., Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnContext:
-    """What a tool knows of the turn that calls it."""
+    """What a tool knows of the turn that calls it.
+
+    `bounds` hold for the turn as a whole, its sub-agents included. `activity` takes the rows of
+    `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration.
+    """
 
     principal: Principal
     session: UUID
     answer: UUID
     correlation_id: UUID
     ledger: Ledger
+    database: Database
+    models: ModelChoice
+    configured: Callable[[Agent, Provider], AgentConfiguration]
+    provider: Provider
+    guest_address: str | None
+    bounds: UsageLimits
+    activity: list[dict[str, Any]] = field(default_factory=list)
+
+    async def as_user(self, action: Callable[[Principal], Awaitable[Result]]) -> Result:
+        """Does something in the user's own rights; in the account's, if the account took the guest over meanwhile."""
+        try:
+            return await action(self.principal)
+        except ThreadkeepError as error:
+            heir = await profiles.heir(self.database, self.principal) if error.code == "forbidden:account" else None
+            if heir is None:
+                raise
+            self.principal = heir
+        return await action(self.principal)
 
 
 def own_tool(function: ToolFunction) -> ToolFunction:

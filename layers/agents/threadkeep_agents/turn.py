@@ -10,17 +10,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from pydantic_ai import CancellationToken, UsageLimits
 from pydantic_ai.exceptions import RunCancelled, RunTimedOut
-from pydantic_ai.models import Model
 from pydantic_ai.run import AgentRunResultEvent
-from pydantic_ai.settings import ModelSettings
 
 from threadkeep import turns
-from threadkeep.configuration import AppSettings
+from threadkeep.configuration import Provider
 from threadkeep.database import Database
 from threadkeep.errors import SENTENCES, ThreadkeepError
 from threadkeep.identity import Principal
@@ -30,8 +28,8 @@ from threadkeep_agents.broadcast import Broadcast, as_line
 from threadkeep_agents.endings import CHAT_AGENT, Outcome
 from threadkeep_agents.failures import as_domain_error
 from threadkeep_agents.keeper import Keeper
-from threadkeep_agents.metering import OFFLINE_MODEL, Ledger, MeteredModel, PricedModel, is_whole
-from threadkeep_agents.offline import offline_model
+from threadkeep_agents.metering import Ledger, is_whole
+from threadkeep_agents.model_choice import ModelChoice
 from threadkeep_agents.providers import Providers, closing_responses
 from threadkeep_agents.roster import Roster
 from threadkeep_agents.titles import title_of
@@ -40,7 +38,6 @@ from threadkeep_agents.ui_stream import ChunkStream, Parts, WithoutEmptyReasonin
 
 FINISH_RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 TITLE_GRACE_SECONDS: Final = 3.0
-TITLE_AGENT: Final = "title"
 UNSTORED: Final = "unavailable:answer"
 
 
@@ -64,14 +61,17 @@ class Turn:
         *,
         thinking: bool | None,
         max_seconds: float | None,
+        guest_address: str | None,
     ) -> None:
         self._parties = parties
         self._principal = principal
         self._run = run
         self._thinking = thinking
         self._max_seconds = max_seconds
+        self._guest_address = guest_address
         self._ledger = Ledger(run.answer)
-        self._priced = PricedModel.of_row(run.model) if run.model else OFFLINE_MODEL
+        self._models = ModelChoice(run, parties.providers, self._ledger, parties.roster.app_settings, thinking=thinking)
+        self._context = self._turn_context()
         self._cancellation = CancellationToken()
         self._started_at = datetime.now(UTC)
         self._parts = Parts()
@@ -123,7 +123,9 @@ class Turn:
         keeping = asyncio.create_task(self._keeper.run())
         titling = self._start_title()
         chunks = ChunkStream(
-            start_event(str(self._run.answer), {"sessionId": str(self._run.session), "model": self._priced.model_id})
+            start_event(
+                str(self._run.answer), {"sessionId": str(self._run.session), "model": self._models.priced.model_id}
+            )
         )
         shown = WithoutEmptyReasoning()
         result: AgentRunResultEvent[str] | None = None
@@ -156,58 +158,51 @@ class Turn:
         return answer.replay
 
     def _agent_events(self) -> Any:
-        roster = self._parties.roster
-        settings = roster.app_settings
-        agent = roster.chat_agent(self._run.configuration_of)  # type: ignore[arg-type]
-        earlier, prompt = history.to_model(self._run.history, self._priced.provider)
+        provider: Provider = self._run.configuration_of  # type: ignore[assignment]
+        bounds = self._parties.roster.app_settings.turn
+        agent = self._parties.roster.chat_agent(provider)
+        earlier, prompt = history.to_model(self._run.history, self._models.priced.provider)
         return agent.run_stream_events(
             prompt,
             message_history=earlier,
-            model=MeteredModel(self._model(), self._ledger, CHAT_AGENT, self._priced),
-            model_settings=self._model_settings(settings),
-            deps=TurnContext(
-                principal=self._principal,
-                session=self._run.session,
-                answer=self._run.answer,
-                correlation_id=self._run.correlation_id,
-                ledger=self._ledger,
-            ),
-            usage_limits=UsageLimits(
-                request_limit=settings.turn.max_requests,
-                tool_calls_limit=settings.turn.max_tool_calls,
-                output_tokens_limit=settings.turn.max_output_tokens,
-            ),
+            model=self._models.for_agent(CHAT_AGENT).model,
+            model_settings=self._models.settings(),
+            deps=self._context,
+            usage_limits=self._context.bounds,
             cancellation_token=self._cancellation,
-            timeout=min(settings.turn.max_seconds, self._max_seconds or settings.turn.max_seconds),
+            timeout=min(bounds.max_seconds, self._max_seconds or bounds.max_seconds),
         )
 
-    def _model(self) -> Model[Any]:
-        if self._run.model is None:
-            return offline_model()
-        return self._parties.providers.model(self._priced.provider, self._priced.model_id)  # type: ignore[arg-type]
-
-    def _model_settings(self, settings: AppSettings) -> ModelSettings:
-        bounds = [settings.turn.max_output_tokens]
-        if self._priced.metadata.max_output_tokens:
-            bounds.append(self._priced.metadata.max_output_tokens)
-        model_settings = ModelSettings(max_tokens=min(bounds))
-        if self._thinking is not None and self._priced.thinking_enabled:
-            model_settings["thinking"] = self._thinking
-            if self._thinking:
-                model_settings |= _show_reasoning(self._priced.provider)
-        return model_settings
+    def _turn_context(self) -> TurnContext:
+        roster = self._parties.roster
+        bounds = roster.app_settings.turn
+        return TurnContext(
+            principal=self._principal,
+            session=self._run.session,
+            answer=self._run.answer,
+            correlation_id=self._run.correlation_id,
+            ledger=self._ledger,
+            database=self._parties.database,
+            models=self._models,
+            configured=roster.configuration,
+            provider=self._run.configuration_of,  # type: ignore[arg-type]
+            guest_address=self._guest_address,
+            bounds=UsageLimits(
+                request_limit=bounds.max_requests,
+                tool_calls_limit=bounds.max_tool_calls,
+                output_tokens_limit=bounds.max_output_tokens,
+            ),
+        )
 
     def _start_title(self) -> asyncio.Task[str | None] | None:
         """A first message gets a better title while it is being answered; offline, its first words stay."""
-        row = self._run.title_model
-        if row is None or len(self._run.history) > 1 or not self._parties.roster.app_settings.titles.enabled:
+        if len(self._run.history) > 1 or not self._parties.roster.app_settings.titles.enabled:
             return None
-        priced = PricedModel.of_row(row)
-        model = self._parties.providers.model(priced.provider, priced.model_id)  # type: ignore[arg-type]
         text = " ".join(part["text"] for part in self._run.history[-1]["parts"] if part["type"] == "text")
-        if not text.strip():
+        model = self._models.for_title()
+        if model is None or not text.strip():
             return None
-        return asyncio.create_task(title_of(MeteredModel(model, self._ledger, TITLE_AGENT, priced), text))
+        return asyncio.create_task(title_of(model, text))
 
     def _emit(self, event: dict[str, Any]) -> None:
         self._parts.add(event)
@@ -233,7 +228,7 @@ class Turn:
         self._ledger.close()
         return Outcome(
             run=self._run,
-            model=self._priced,
+            model=self._models.priced,
             status=status,
             finish_reason=finish_reason or "stop",
             usage=self._ledger.rows(),
@@ -254,9 +249,9 @@ class Turn:
             parts=self._parts.finished(),
             model_messages=history.to_store(result.result.new_messages()) if result else None,
             metadata=outcome.metadata(),
-            model=self._priced.model_id,
+            model=self._models.priced.model_id,
             usage=outcome.usage,
-            activity=[outcome.activity()],
+            activity=[outcome.activity(), *self._context.activity],
             error=outcome.error_row(),
             title=outcome.title,
             chunk="\n".join(self._keeper.unkept() + last_lines),
@@ -315,13 +310,3 @@ async def _title_in_time(titling: asyncio.Task[str | None], *, is_wanted: bool) 
             return await titling
     except TimeoutError:
         return None
-
-
-def _show_reasoning(provider: str) -> ModelSettings:
-    """What makes a provider show its reasoning besides doing it."""
-    shown: dict[str, dict[str, Any]] = {
-        "openai": {"openai_reasoning_summary": "auto"},
-        "google": {"google_thinking_config": {"include_thoughts": True}},
-        "anthropic": {"anthropic_thinking": {"type": "adaptive", "display": "summarized"}},
-    }
-    return cast("ModelSettings", shown.get(provider, {}))

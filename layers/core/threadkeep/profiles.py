@@ -52,6 +52,27 @@ class Claim:
     documents: int
 
 
+async def heir(database: Database, guest: Principal) -> Principal | None:
+    """The account that took a guest over, as a caller; None if none did, or it is gone or disabled itself.
+
+    For work that a guest began: it ends as the account's.
+    """
+    if not guest.is_guest:
+        return None
+    row = await database.row(
+        SERVICE,
+        """
+        select p.id
+        from private.revoked_principals as r
+        join public.user_profiles as p on p.id = r.claimed_by
+        where r.user_id = %(guest)s
+            and p.disabled_at is null
+        """,
+        {"guest": guest.user_id},
+    )
+    return Principal(user_id=row["id"], role="authenticated") if row else None
+
+
 async def make_guest(database: Database, settings: Settings, address: str) -> GuestToken:
     """A new guest with a profile; `address` is the client's, as it was seen.
 
