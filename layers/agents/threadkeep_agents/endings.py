@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 
 from threadkeep import turns
 from threadkeep.errors import ThreadkeepError
+from threadkeep_agents.activity import CHAT_AGENT, activity_row, total
 from threadkeep_agents.metering import PricedModel
-
-CHAT_AGENT = "chat_model_agent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,30 +44,19 @@ class Outcome:
 
     def activity(self) -> dict[str, Any]:
         """The row of `agent_activity_logs`."""
-        own = [row for row in self.usage if row["agent_type"] == CHAT_AGENT]
-        now = datetime.now(UTC)
-        return {
-            "agent_type": CHAT_AGENT,
-            "operation_type": "streaming",
-            "operation_category": "generation",
-            "operation_metadata": {"requests": len(own), "status": self.status},
-            "resource_id": str(self.run.session),
-            "resource_type": "chat",
-            "duration_ms": round((now - self.started_at).total_seconds() * 1000),
-            "start_time": self.started_at.isoformat(),
-            "end_time": now.isoformat(),
-            "model_id": self.model.model_id,
-            "provider": self.model.provider,
-            "thinking_mode": self.thinking,
-            "input_tokens": sum(row["input_tokens"] for row in own),
-            "output_tokens": sum(row["output_tokens"] for row in own),
-            "reasoning_tokens": sum(row["reasoning_tokens"] for row in own),
-            "input_cost": str(_sum(own, "input_cost")),
-            "output_cost": str(_sum(own, "output_cost")),
-            "success": self.status == "complete",
-            "error_type": self.error.code if self.error else None,
-            "error_message": self.error.detail if self.error else None,
-        }
+        row = activity_row(
+            CHAT_AGENT,
+            "streaming",
+            "generation",
+            started_at=self.started_at,
+            model=self.model,
+            usage=[row for row in self.usage if row["agent_type"] == CHAT_AGENT],
+            error=self.error,
+            resource=("chat", str(self.run.session)),
+            metadata={"status": self.status},
+            thinking=self.thinking,
+        )
+        return row | {"success": self.status == "complete"}
 
     def error_row(self) -> dict[str, Any] | None:
         """The row of `error_logs`, in our words and with the kind of what was raised."""
@@ -92,17 +79,13 @@ class Outcome:
 
 
 def _usage_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    total = {
+    summary = {
         "inputTokens": sum(row["input_tokens"] for row in rows),
         "outputTokens": sum(row["output_tokens"] for row in rows),
         "cachedInputTokens": sum(row["cached_input_tokens"] for row in rows),
         "reasoningTokens": sum(row["reasoning_tokens"] for row in rows),
-        "cost": float(_sum(rows, "input_cost") + _sum(rows, "output_cost")),
+        "cost": float(total(rows, "input_cost") + total(rows, "output_cost")),
     }
     if any(row["source"] == "estimated" for row in rows):
-        total["isEstimated"] = True
-    return total
-
-
-def _sum(rows: list[dict[str, Any]], column: str) -> Decimal:
-    return sum((Decimal(row[column]) for row in rows), Decimal(0))
+        summary["isEstimated"] = True
+    return summary

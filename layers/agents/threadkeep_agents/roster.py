@@ -18,6 +18,7 @@ from threadkeep.configuration import (
 )
 from threadkeep.errors import ThreadkeepError
 from threadkeep.log import logger
+from threadkeep_agents.delegation import delegates, exhausted_note
 from threadkeep_agents.tools import TurnContext, own_tools
 
 
@@ -71,8 +72,8 @@ class Roster:
             agent = self._agents[key] = Agent(
                 name="chat_model_agent",
                 deps_type=TurnContext,
-                instructions=shape.system_prompt,
-                tools=own_tools(),
+                instructions=[shape.system_prompt, exhausted_note],
+                tools=[*own_tools(), *delegates(shape, self.configuration, provider)],
             )
         return agent
 

@@ -43,6 +43,7 @@ class TurnContext:
 
     `bounds` hold for the turn as a whole, its sub-agents included. `activity` takes the rows of
     `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration.
+    `exhausted` names the agents whose limit the caller has used up, with the seconds until there is room.
     """
 
     principal: Principal
@@ -56,6 +57,7 @@ class TurnContext:
     provider: Provider
     guest_address: str | None
     bounds: UsageLimits
+    exhausted: dict[str, int] = field(default_factory=dict)
     activity: list[dict[str, Any]] = field(default_factory=list)
 
     async def as_user(self, action: Callable[[Principal], Awaitable[Result]]) -> Result:

@@ -24,8 +24,9 @@ from threadkeep.errors import SENTENCES, ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.log import logger
 from threadkeep_agents import history
+from threadkeep_agents.activity import CHAT_AGENT
 from threadkeep_agents.broadcast import Broadcast, as_line
-from threadkeep_agents.endings import CHAT_AGENT, Outcome
+from threadkeep_agents.endings import Outcome
 from threadkeep_agents.failures import as_domain_error
 from threadkeep_agents.keeper import Keeper
 from threadkeep_agents.metering import Ledger, is_whole

@@ -34,7 +34,10 @@ LARGEST_VERSION: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who or what made a version, and where in which chat, as far as it is known."""
+    """Who or what made a version, and where in which chat, as far as it is known.
+
+    `invalid` is what the kind's parser says against what an agent wrote; the version is stored all the same.
+    """
 
     kind: OriginKind = "person"
     agent: str | None = None
@@ -42,10 +45,11 @@ class Origin:
     session_id: UUID | None = None
     message_id: UUID | None = None
     version: int | None = None
+    invalid: str | None = None
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a version keeps: `{origin, agent, operation, sessionId, messageId, version}`, as far as it is known."""
+        """What a version keeps of it: `{origin, agent, operation, sessionId, messageId, version, invalid}`."""
         found = {
             "origin": self.kind,
             "agent": self.agent,
@@ -53,6 +57,7 @@ class Origin:
             "sessionId": self.session_id and str(self.session_id),
             "messageId": self.message_id and str(self.message_id),
             "version": self.version,
+            "invalid": self.invalid,
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -1,0 +1,95 @@
+"""How the chat agent hands work to the five others: each is a tool of it.
+
+A tool is offered if it is on in the chat agent's configuration and in its own, and if the caller's limit for it has
+room. A call that goes wrong is a failed tool call, which the chat agent can explain; it never ends the turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from pydantic_ai import Tool
+from pydantic_ai.tools import ToolDefinition
+
+from threadkeep.configuration import Agent, AgentConfiguration, ChatModelAgent, Provider
+from threadkeep_agents import document_agents
+from threadkeep_agents.tools import TurnContext
+from threadkeep_agents.work import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """One of the five: its tool's name, and its name in the chat agent's `tools`."""
+
+    tool: str
+    member: str
+    agent: Agent
+    function: Callable[..., Coroutine[Any, Any, Any]]
+
+
+DELEGATES: Final = (
+    Delegate("documentAgent", "document_agent", "document_agent", document_agents.document_agent),
+    Delegate("pythonAgent", "python_agent", "python_agent", document_agents.python_agent),
+    Delegate("mermaidAgent", "mermaid_agent", "mermaid_agent", document_agents.mermaid_agent),
+)
+
+
+def delegates(
+    shape: ChatModelAgent, configured: Callable[[Agent, Provider], AgentConfiguration], provider: Provider
+) -> list[Tool[TurnContext]]:
+    """The tools of the chat agent that are other agents, as both sides are configured."""
+    tools: list[Tool[TurnContext]] = []
+    for delegate in DELEGATES:
+        offered = getattr(shape.tools, delegate.member)
+        own = configured(delegate.agent, provider)
+        operations = enabled(own)
+        if offered.enabled and own.enabled and operations:
+            tools.append(
+                Tool(
+                    delegate.function,
+                    name=delegate.tool,
+                    description=offered.description,
+                    prepare=_prepared(delegate.agent, operations),
+                )
+            )
+    return tools
+
+
+def enabled(shape: AgentConfiguration) -> list[str]:
+    """The operations or tools of an agent that are on, by the names of its configuration."""
+    tools: Any = shape.tools  # type: ignore[attr-defined]
+    return [info.alias or name for name, info in type(tools).model_fields.items() if getattr(tools, name).enabled]
+
+
+def exhausted_note(context: Context) -> str | None:
+    """What the chat agent is told of tools that it is not offered because their limit is used up."""
+    waits = context.deps.exhausted
+    missing = [
+        f"{delegate.tool} (again in {waits[delegate.agent]} s)" for delegate in DELEGATES if delegate.agent in waits
+    ]
+    if not missing:
+        return None
+    return (
+        "The person has used up the limit of these tools for now, so you do not have them in this answer: "
+        f"{', '.join(missing)}. If one of them is what the request needs, say when it can be used again."
+    )
+
+
+def _prepared(
+    agent: Agent, operations: list[str]
+) -> Callable[[Context, ToolDefinition], Coroutine[Any, Any, ToolDefinition | None]]:
+    """Leaves the tool out if its limit is used up, and names only the operations that are on."""
+
+    async def prepare(context: Context, definition: ToolDefinition) -> ToolDefinition | None:
+        if agent in context.deps.exhausted:
+            return None
+        properties = definition.parameters_json_schema["properties"]
+        if "operation" not in properties:
+            return definition
+        operation = properties["operation"] | {"enum": operations}
+        schema = definition.parameters_json_schema | {"properties": properties | {"operation": operation}}
+        return replace(definition, parameters_json_schema=schema)
+
+    return prepare
