@@ -134,9 +134,7 @@ def test_every_agent_is_complete_and_enabled_with_its_limits(database: Connectio
         limits = settings.rate_limit
         assert (limits.per_minute, limits.per_hour, limits.per_day) == LIMITS[agent][provider], (agent, provider)
         tools = tools_of(settings)
-        off = [name for name, tool in tools.items() if not tool.enabled]
-        # OpenAI has no tool that reads a page by its address, and asking for one is an error.
-        assert off == (["url_context"] if (agent, provider) == ("provider_tools_agent", "openai") else [])
+        assert all(tool.enabled for tool in tools.values()), (agent, provider)
         assert all(tool.description != TOOL_OFF.description for tool in tools.values()), (agent, provider)
 
 

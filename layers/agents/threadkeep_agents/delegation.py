@@ -14,22 +14,30 @@ from pydantic_ai import Tool
 from pydantic_ai.tools import ToolDefinition
 
 from threadkeep.configuration import Agent, AgentConfiguration, ChatModelAgent, Provider
-from threadkeep_agents import document_agents
+from threadkeep_agents import document_agents, provider_tools_agent
 from threadkeep_agents.tools import TurnContext
 from threadkeep_agents.work import Context
 
 
 @dataclass(frozen=True, slots=True)
 class Delegate:
-    """One of the five: its tool's name, and its name in the chat agent's `tools`."""
+    """One of the five: its tool's name, its name in the chat agent's `tools`, and whether this turn can use it."""
 
     tool: str
     member: str
     agent: Agent
     function: Callable[..., Coroutine[Any, Any, Any]]
+    is_available: Callable[[Context], bool] = lambda _: True
 
 
 DELEGATES: Final = (
+    Delegate(
+        "providerToolsAgent",
+        "provider_tools_agent",
+        "provider_tools_agent",
+        provider_tools_agent.provider_tools_agent,
+        provider_tools_agent.is_available,
+    ),
     Delegate("documentAgent", "document_agent", "document_agent", document_agents.document_agent),
     Delegate("pythonAgent", "python_agent", "python_agent", document_agents.python_agent),
     Delegate("mermaidAgent", "mermaid_agent", "mermaid_agent", document_agents.mermaid_agent),
@@ -51,7 +59,7 @@ def delegates(
                     delegate.function,
                     name=delegate.tool,
                     description=offered.description,
-                    prepare=_prepared(delegate.agent, operations),
+                    prepare=_prepared(delegate, operations),
                 )
             )
     return tools
@@ -78,12 +86,12 @@ def exhausted_note(context: Context) -> str | None:
 
 
 def _prepared(
-    agent: Agent, operations: list[str]
+    delegate: Delegate, operations: list[str]
 ) -> Callable[[Context, ToolDefinition], Coroutine[Any, Any, ToolDefinition | None]]:
-    """Leaves the tool out if its limit is used up, and names only the operations that are on."""
+    """Leaves the tool out if its limit is used up or it cannot work, and names only the operations that are on."""
 
     async def prepare(context: Context, definition: ToolDefinition) -> ToolDefinition | None:
-        if agent in context.deps.exhausted:
+        if delegate.agent in context.deps.exhausted or not delegate.is_available(context):
             return None
         properties = definition.parameters_json_schema["properties"]
         if "operation" not in properties:
