@@ -124,9 +124,9 @@ async def test_openai_reads_pages_with_our_reader_which_reaches_nothing_internal
 
 async def test_our_reader_gives_a_page_as_markdown_and_follows_no_redirect_inside() -> None:
     async with a_site() as (port, asked_for):
-        read = web_fetch(allow_internal_addresses=True).function
+        read: Any = web_fetch(allow_internal_addresses=True).function
 
-        page: Any = await read(f"http://127.0.0.1:{port}/page")  # type: ignore[call-arg, misc]
+        page = await read(f"http://127.0.0.1:{port}/page")
 
         assert page["title"] == "A page"
         assert "# Internal" not in page["content"]

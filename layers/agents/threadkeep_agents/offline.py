@@ -1,41 +1,193 @@
-"""The model that answers when no provider has a key: deterministic, streaming, and open about what it is."""
+"""The model that answers when no provider has a key: deterministic, streaming, and open about what it is.
+
+It stands behind the same agents as the real ones, so that all of the system but the model can be seen at work: asked
+for a text, a sheet, a script or a diagram, it calls the agent that writes it; asked to change it, it lets that agent
+change the last one of the session.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
-from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    RetryPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
-QUOTED_CHARACTERS = 200
+from threadkeep_agents import offline_writing
+from threadkeep_agents.activity import CHAT_AGENT
+
+QUOTED_CHARACTERS: Final = 200
+TITLE_CHARACTERS: Final = 60
 
 
-def offline_model(_agent: str) -> FunctionModel:
+def offline_model(agent: str) -> FunctionModel:
     """A model that needs no network, for one of the agents."""
-    return FunctionModel(_answer, stream_function=_stream, model_name="offline")
+    decide = _decide if agent == CHAT_AGENT else offline_writing.decide
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        decided = decide(messages, info)
+        if isinstance(decided, str):
+            return ModelResponse(parts=[TextPart(decided)])
+        return ModelResponse(parts=[ToolCallPart(decided[0], decided[1])])
+
+    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        decided = decide(messages, info)
+        if isinstance(decided, str):
+            for word in re.findall(r"\s*\S+\s*?(?=\s|\Z)|\s+", decided):
+                yield word
+        else:
+            yield {0: DeltaToolCall(name=decided[0], json_args=json.dumps(decided[1]))}
+
+    return FunctionModel(answer, stream_function=stream, model_name="offline")
 
 
-def _answer(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
-    return ModelResponse(parts=[TextPart(_text(messages))])
+@dataclass(frozen=True, slots=True)
+class Craft:
+    """What people call a thing, and the tool that makes and changes it."""
+
+    words: str
+    tool: str
+    first_line: str
+    parameter: str
+    kinds: tuple[str, ...]
 
 
-async def _stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
-    for word in re.findall(r"\S+\s*", _text(messages)):
-        yield word
+_TEXTS: Final = "document|text|report|letter|essay|article|story|poem|plan|note"
+_CRAFTS: Final = (
+    Craft(r"sheet|spreadsheet|table|csv", "documentAgent", "Sheet", "documentId", ("sheet",)),
+    Craft(r"script|program|python|code|function", "pythonAgent", "Python", "codeId", ("python code",)),
+    Craft(r"diagram|flowchart|chart|drawing", "mermaidAgent", "Diagram", "diagramId", ("mermaid code",)),
+    Craft(
+        r"document|text|report|letter|essay|article|story|poem|plan|note",
+        "documentAgent",
+        "Text",
+        "documentId",
+        ("text",),
+    ),
+)
+_MAKE: Final = re.compile(
+    r"\b(write|make|create|draw|draft|generate|need|want|give me|show me|please)\b|^\W*an?\b", re.IGNORECASE
+)
+_MAKE_ANEW: Final = re.compile(r"\b(write|create|draw|draft)\b", re.IGNORECASE)
+_CHANGE_WORDS: Final = "make it|change|update|revise|shorten|shorter|longer|add|remove|replace|rewrite|rename|translate"
+_CHANGES: Final = (
+    ("revert", re.compile(r"\b(revert|undo|go back|earlier version|previous version)\b", re.IGNORECASE)),
+    ("suggestion", re.compile(r"\b(suggest\w*|proofread|improvements?)\b", re.IGNORECASE)),
+    ("explain", re.compile(r"\bexplain\b", re.IGNORECASE)),
+    ("fix", re.compile(r"\b(fix|repair|broken|fails?|error)\b", re.IGNORECASE)),
+    ("update", re.compile(rf"\b({_CHANGE_WORDS})\b", re.IGNORECASE)),
+)
+_ABOUT: Final = re.compile(r"\b(?:about|on|of|that|for|called|titled|which)\b\s*(.+)", re.IGNORECASE | re.DOTALL)
+
+Decision = str | tuple[str, dict[str, Any]]
 
 
-def _text(messages: list[ModelMessage]) -> str:
+def _decide(messages: list[ModelMessage], info: AgentInfo) -> Decision:
+    """What the chat agent does: reports what a tool did, calls one, or says what it is."""
+    results = _results(messages[-1])
+    if results:
+        return _report(results)
     said = _last_prompt(messages)
+    wanted = _wanted(said, messages)
+    if wanted is None:
+        return _introduction(said)
+    tool = wanted[0]
+    if all(offered.name != tool for offered in info.function_tools):
+        return f"That needs {tool}, which is switched off here, or its limit is used up for now."
+    return wanted
+
+
+def _wanted(said: str, messages: Sequence[ModelMessage]) -> tuple[str, dict[str, Any]] | None:
+    if re.search(r"\bwhat(?:'s| is)? (?:the )?(?:time|date|day)\b", said, re.IGNORECASE):
+        return "current_time", {}
+    made = _last_document(messages)
+    craft = next((craft for craft in _CRAFTS if re.search(rf"\b(?:{craft.words})s?\b", said, re.IGNORECASE)), None)
+    change = next((operation for operation, words in _CHANGES if words.search(said)), None)
+    if made is not None and change is not None and not (craft and _MAKE_ANEW.search(said)):
+        names_it = re.search(r"\b(it|this|that)\b", said, re.IGNORECASE) is not None
+        if craft is None or made["kind"] in craft.kinds or names_it:
+            return _change(made, change, said)
+    if craft is not None and _MAKE.search(said):
+        return craft.tool, {"operation": "create", "instruction": f"{craft.first_line}: {_title(said)}\n{said}"}
+    return None
+
+
+def _change(made: dict[str, Any], operation: str, said: str) -> tuple[str, dict[str, Any]]:
+    craft = next(craft for craft in _CRAFTS if made["kind"] in craft.kinds)
+    if (operation in {"fix", "explain"} and craft.tool == "documentAgent") or (
+        operation == "suggestion" and craft.tool != "documentAgent"
+    ):
+        operation = "update"
+    return craft.tool, {"operation": operation, "instruction": said, craft.parameter: made["id"]}
+
+
+def _title(said: str) -> str:
+    found = _ABOUT.search(said)
+    words = " ".join((found[1] if found else said).split()).strip(" .!?\"'“”")
+    title = words[:TITLE_CHARACTERS].strip() or "Untitled"
+    return title[0].upper() + title[1:]
+
+
+def _report(results: Sequence[ToolReturnPart | RetryPromptPart]) -> str:
+    return "\n\n".join(_report_of(result) for result in results)
+
+
+def _report_of(result: ToolReturnPart | RetryPromptPart) -> str:
+    content = result.content
+    if isinstance(result, RetryPromptPart) or result.outcome == "failed" or not isinstance(content, dict):
+        return f"{result.tool_name} said: {content}"
+    if "explanation" in content:
+        return str(content["explanation"])
+    if "code" in content:
+        return f"```\n{content['code']}\n```"
+    if "suggestions" in content:
+        number = len(content["suggestions"])
+        return f"{number} suggestion(s) for “{content['title']}” wait for you to accept or reject them."
+    if "version" in content:
+        state = f", but it is not valid: {content['invalid']}" if content.get("invalid") else ""
+        return f"“{content['title']}” ({content['kind']}) is stored as version {content['version']}{state}."
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _results(message: ModelMessage) -> list[ToolReturnPart | RetryPromptPart]:
+    if not isinstance(message, ModelRequest):
+        return []
+    return [part for part in message.parts if isinstance(part, ToolReturnPart | RetryPromptPart)]
+
+
+def _last_document(messages: Sequence[ModelMessage]) -> dict[str, Any] | None:
+    """What was made or changed last in this session, as a tool returned it."""
+    for message in reversed(messages):
+        for result in reversed(_results(message)):
+            if isinstance(result.content, dict) and {"id", "kind", "version"} <= result.content.keys():
+                return result.content
+    return None
+
+
+def _introduction(said: str) -> str:
     quoted = said[:QUOTED_CHARACTERS] + ("…" if len(said) > QUOTED_CHARACTERS else "")
     return (
         "I am Threadkeep's offline model: no provider has a key here, so nothing thinks behind these words. "
         f"You said: “{quoted}” "
-        "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY and start again to talk to a real model."
+        "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY and start again to talk to a real model. "
+        "What works without one: “Write a document about lighthouses”, then “Make it shorter”; a sheet, "
+        "“a script that counts words”, “a diagram of a login”, suggestions, “undo that”."
     )
 
 
-def _last_prompt(messages: list[ModelMessage]) -> str:
+def _last_prompt(messages: Sequence[ModelMessage]) -> str:
     for message in reversed(messages):
         if not isinstance(message, ModelRequest):
             continue
