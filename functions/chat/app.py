@@ -5,8 +5,9 @@ The same folder serves twice: streaming under a web server (`create`), and whole
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from threadkeep import ids, turns
 from threadkeep.chat_input import ChatBody
+from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.web import Caller, Moment, SignedIn, Visitor, create_app, lambda_handler, moment
 from threadkeep_agents.conversations import Conversations, replay
@@ -22,6 +24,8 @@ from threadkeep_agents.turn import Turn
 from threadkeep_agents.ui_stream import HEADERS
 
 router = APIRouter(prefix="/api/chat", tags=["chat"])
+
+GITHUB_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4000}")
 
 
 @router.post("", summary="Say something and get the answer, as a stream or whole")
@@ -37,6 +41,7 @@ async def chat(
         correlation_id=here.correlation_id,
         guest_address=here.guest_address,
         new_guest=here.new_guest,
+        github_token=_github_token(request),
     )
     session = turn_request.session
     if _wants_json(request):
@@ -123,6 +128,16 @@ async def _whole(
 def _wants_json(request: Request) -> bool:
     accepted = request.headers.get("accept", "*/*")
     return "application/json" in accepted and "text/event-stream" not in accepted and "*/*" not in accepted
+
+
+def _github_token(request: Request) -> str | None:
+    """The person's own token for GitHub, for this turn alone."""
+    token = request.headers.get("x-github-token", "").strip()
+    if not token:
+        return None
+    if not GITHUB_TOKEN.fullmatch(token):
+        raise ThreadkeepError("bad_request:api", "The header X-GitHub-Token holds no token.")
+    return token
 
 
 def _conversations(request: Request) -> Conversations:

@@ -29,7 +29,7 @@ class Conversations:
     def __init__(self, settings: Settings, database: Database, *, providers: Providers | None = None) -> None:
         self._database = database
         self._with_key = with_key(settings)
-        self._parties = Parties(database, providers or Providers(settings), Roster())
+        self._parties = Parties(settings, database, providers or Providers(settings), Roster())
         self._running: dict[UUID, Turn] = {}
 
     async def begin(
@@ -41,6 +41,7 @@ class Conversations:
         guest_address: str | None,
         new_guest: bool,
         max_seconds: float | None = None,
+        github_token: str | None = None,
     ) -> Turn | turns.Join | turns.Replay:
         """Begins a turn, which then runs by itself; or says that the message is being answered, or was.
 
@@ -68,6 +69,7 @@ class Conversations:
             thinking=request.thinking,
             max_seconds=max_seconds,
             guest_address=guest_address,
+            github_token=github_token,
         )
         self._running[turn.stream] = turn
         turn.start(when_done=self._forget)

@@ -14,7 +14,7 @@ from pydantic_ai import Tool
 from pydantic_ai.tools import ToolDefinition
 
 from threadkeep.configuration import Agent, AgentConfiguration, ChatModelAgent, Provider
-from threadkeep_agents import document_agents, provider_tools_agent
+from threadkeep_agents import document_agents, git_mcp_agent, provider_tools_agent
 from threadkeep_agents.tools import TurnContext
 from threadkeep_agents.work import Context
 
@@ -41,6 +41,7 @@ DELEGATES: Final = (
     Delegate("documentAgent", "document_agent", "document_agent", document_agents.document_agent),
     Delegate("pythonAgent", "python_agent", "python_agent", document_agents.python_agent),
     Delegate("mermaidAgent", "mermaid_agent", "mermaid_agent", document_agents.mermaid_agent),
+    Delegate("gitMcpAgent", "git_mcp_agent", "git_mcp_agent", git_mcp_agent.git_mcp_agent, git_mcp_agent.is_available),
 )
 
 

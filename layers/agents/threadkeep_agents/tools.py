@@ -26,6 +26,7 @@ from threadkeep.configuration import Agent, AgentConfiguration, Provider
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
+from threadkeep.settings import Settings
 
 if TYPE_CHECKING:
     from threadkeep_agents.metering import Ledger
@@ -57,6 +58,8 @@ class TurnContext:
     provider: Provider
     guest_address: str | None
     bounds: UsageLimits
+    settings: Settings
+    github_token: str | None = field(default=None, repr=False)
     exhausted: dict[str, int] = field(default_factory=dict)
     activity: list[dict[str, Any]] = field(default_factory=list)
 

@@ -23,6 +23,7 @@ from threadkeep.database import Database
 from threadkeep.errors import SENTENCES, ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.log import logger
+from threadkeep.settings import Settings
 from threadkeep_agents import history
 from threadkeep_agents.activity import CHAT_AGENT
 from threadkeep_agents.broadcast import Broadcast, as_line
@@ -46,6 +47,7 @@ UNSTORED: Final = "unavailable:answer"
 class Parties:
     """What every turn of a process works with."""
 
+    settings: Settings
     database: Database
     providers: Providers
     roster: Roster
@@ -63,6 +65,7 @@ class Turn:
         thinking: bool | None,
         max_seconds: float | None,
         guest_address: str | None,
+        github_token: str | None,
     ) -> None:
         self._parties = parties
         self._principal = principal
@@ -70,6 +73,7 @@ class Turn:
         self._thinking = thinking
         self._max_seconds = max_seconds
         self._guest_address = guest_address
+        self._github_token = github_token
         self._ledger = Ledger(run.answer)
         self._models = ModelChoice(run, parties.providers, self._ledger, parties.roster.app_settings, thinking=thinking)
         self._context = self._turn_context()
@@ -188,6 +192,8 @@ class Turn:
             configured=roster.configuration,
             provider=self._run.configuration_of,  # type: ignore[arg-type]
             guest_address=self._guest_address,
+            settings=self._parties.settings,
+            github_token=self._github_token,
             bounds=UsageLimits(
                 request_limit=bounds.max_requests,
                 tool_calls_limit=bounds.max_tool_calls,

@@ -179,6 +179,9 @@ class Settings(BaseModel):
     anthropic_base_url: str | None = None
     gemini_base_url: str | None = None
     openai_api: Literal["responses", "chat"] = "responses"
+    github_mcp_url: str = "https://api.githubcopilot.com/mcp/"
+    github_writes_allowed: bool = False
+    github_token_secrets: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9/_+=.@-]{1,400}$")] = None
     environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "local"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     max_body_bytes: Annotated[int, Field(ge=1024, le=10 * 1024 * 1024)] = 4 * 1024 * 1024
@@ -234,7 +237,7 @@ class Settings(BaseModel):
                 raise ValueError("is a comma-separated list of origins, such as https://app.example.com")
         return value
 
-    @field_validator("openai_base_url", "anthropic_base_url", "gemini_base_url")
+    @field_validator("openai_base_url", "anthropic_base_url", "gemini_base_url", "github_mcp_url")
     @classmethod
     def _check_base_url(cls, value: str | None) -> str | None:
         if value is not None:

@@ -49,7 +49,7 @@ def create_app(*routers: APIRouter, runtime: Runtime | None = None) -> FastAPI:
         CORSMiddleware,
         allow_origin_regex=runtime.settings.origin_pattern.pattern,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["authorization", "content-type", "if-match", CORRELATION_HEADER],
+        allow_headers=["authorization", "content-type", "if-match", "x-github-token", CORRELATION_HEADER],
         allow_credentials=True,
         expose_headers=[
             CORRELATION_HEADER,
