@@ -16,6 +16,7 @@ from threadkeep.settings import Settings
 from threadkeep_agents.broadcast import SILENCE_SECONDS, as_sse
 from threadkeep_agents.providers import Providers, with_key
 from threadkeep_agents.roster import Roster
+from threadkeep_agents.tracing import Tracing
 from threadkeep_agents.turn import Parties, Turn
 from threadkeep_agents.ui_stream import DONE, KEEP_ALIVE, replay_events
 
@@ -29,7 +30,7 @@ class Conversations:
     def __init__(self, settings: Settings, database: Database, *, providers: Providers | None = None) -> None:
         self._database = database
         self._with_key = with_key(settings)
-        self._parties = Parties(settings, database, providers or Providers(settings), Roster())
+        self._parties = Parties(settings, database, providers or Providers(settings), Roster(), Tracing(settings))
         self._running: dict[UUID, Turn] = {}
 
     async def begin(
@@ -115,6 +116,7 @@ class Conversations:
             turn.stop("shutdown")
         await asyncio.gather(*(turn.wait() for turn in running), return_exceptions=True)
         await self._parties.providers.close()
+        await self._parties.tracing.close()
 
     def _forget(self, turn: Turn) -> None:
         self._running.pop(turn.stream, None)

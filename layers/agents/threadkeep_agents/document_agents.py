@@ -532,6 +532,7 @@ def _options(assignment: Assignment) -> dict[str, Any]:
         "model": assignment.work.model().model,
         "model_settings": assignment.turn.models.settings_of_sub_agents(),
         "deps": assignment.turn,
+        "capabilities": assignment.turn.capabilities,
         "usage": context.usage,
         "usage_limits": assignment.turn.bounds,
     }

@@ -69,6 +69,7 @@ async def _run(work: Work, shape: GitMcpAgent, token: str, question: str) -> str
             instructions=[shape.system_prompt, _repositories_note(own)],
             toolsets=[tools],
             deps=turn,
+            capabilities=turn.capabilities,
             usage=work.context.usage,
             usage_limits=turn.bounds,
         ) as events,

@@ -66,7 +66,7 @@ async def _run(work: Work, shape: ProviderToolsAgent, question: str) -> AgentRun
         model=model,
         model_settings=work.turn.models.settings_of_sub_agents() | _SETTINGS,
         instructions=[shape.system_prompt, tools.note],
-        capabilities=tools.capabilities(),
+        capabilities=[*tools.capabilities(), *work.turn.capabilities],
         toolsets=tools.toolsets(),
         deps=work.turn,
         usage=work.context.usage,

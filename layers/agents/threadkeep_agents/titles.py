@@ -9,6 +9,7 @@ from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import AgentRunError
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
+from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.settings import ModelSettings
 
 from threadkeep.log import logger
@@ -25,13 +26,16 @@ INSTRUCTIONS: Final = (
 )
 
 
-async def title_of(model: Model[Any], text: str) -> str | None:
+async def title_of(model: Model[Any], text: str, instrumentation: InstrumentationSettings | None = None) -> str | None:
     """A title of at most 80 characters, or None if the model had none in time; it never fails a turn."""
     request = ModelRequest(parts=[UserPromptPart(text[:READ_CHARACTERS])], instructions=INSTRUCTIONS)
     try:
         async with asyncio.timeout(SECONDS):
             response = await model_request(
-                model, [request], model_settings=ModelSettings(max_tokens=200, thinking=False)
+                model,
+                [request],
+                model_settings=ModelSettings(max_tokens=200, thinking=False),
+                instrument=instrumentation or False,
             )
     except (AgentRunError, TimeoutError) as error:
         logger.warning("no title", extra={"reason": type(error).__name__})

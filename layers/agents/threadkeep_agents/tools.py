@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from pydantic_ai import Tool, UsageLimits
+from pydantic_ai.capabilities import AbstractCapability
 
 from threadkeep import profiles
 from threadkeep.configuration import Agent, AgentConfiguration, Provider
@@ -44,7 +45,8 @@ class TurnContext:
 
     `bounds` hold for the turn as a whole, its sub-agents included. `activity` takes the rows of
     `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration.
-    `exhausted` names the agents whose limit the caller has used up, with the seconds until there is room.
+    `capabilities` are given to every agent's run. `exhausted` names the agents whose limit the caller has used up,
+    with the seconds until there is room.
     """
 
     principal: Principal
@@ -60,6 +62,7 @@ class TurnContext:
     bounds: UsageLimits
     settings: Settings
     github_token: str | None = field(default=None, repr=False)
+    capabilities: list[AbstractCapability[Any]] = field(default_factory=list)
     exhausted: dict[str, int] = field(default_factory=dict)
     activity: list[dict[str, Any]] = field(default_factory=list)
 

@@ -36,6 +36,7 @@ from threadkeep_agents.providers import Providers, closing_responses
 from threadkeep_agents.roster import Roster
 from threadkeep_agents.titles import title_of
 from threadkeep_agents.tools import TurnContext
+from threadkeep_agents.tracing import Tracing
 from threadkeep_agents.ui_stream import ChunkStream, Parts, WithoutEmptyReasoning, event_of, finish_events, start_event
 
 FINISH_RETRY_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -51,6 +52,7 @@ class Parties:
     database: Database
     providers: Providers
     roster: Roster
+    tracing: Tracing
 
 
 class Turn:
@@ -118,11 +120,18 @@ class Turn:
         return self._broadcast.follow()
 
     async def _go(self) -> turns.Replay:
-        with closing_responses() as close_responses:
-            try:
-                return await self._to_the_end()
-            finally:
-                await close_responses()
+        tracing = self._parties.tracing
+        try:
+            with closing_responses() as close_responses, tracing.turn(self._run) as span:
+                try:
+                    answer = await self._to_the_end()
+                finally:
+                    await close_responses()
+                if span is not None:
+                    span.set_attribute("threadkeep.status", answer.status)
+                return answer
+        finally:
+            await tracing.after_turn()
 
     async def _to_the_end(self) -> turns.Replay:
         keeping = asyncio.create_task(self._keeper.run())
@@ -173,6 +182,7 @@ class Turn:
             model=self._models.for_agent(CHAT_AGENT).model,
             model_settings=self._models.settings(),
             deps=self._context,
+            capabilities=self._context.capabilities,
             usage_limits=self._context.bounds,
             cancellation_token=self._cancellation,
             timeout=min(bounds.max_seconds, self._max_seconds or bounds.max_seconds),
@@ -194,6 +204,7 @@ class Turn:
             guest_address=self._guest_address,
             settings=self._parties.settings,
             github_token=self._github_token,
+            capabilities=self._parties.tracing.capabilities(),
             bounds=UsageLimits(
                 request_limit=bounds.max_requests,
                 tool_calls_limit=bounds.max_tool_calls,
@@ -209,7 +220,7 @@ class Turn:
         model = self._models.for_title()
         if model is None or not text.strip():
             return None
-        return asyncio.create_task(title_of(model, text))
+        return asyncio.create_task(title_of(model, text, self._parties.tracing.instrumentation))
 
     def _emit(self, event: dict[str, Any]) -> None:
         self._parts.add(event)

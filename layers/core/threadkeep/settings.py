@@ -182,6 +182,9 @@ class Settings(BaseModel):
     github_mcp_url: str = "https://api.githubcopilot.com/mcp/"
     github_writes_allowed: bool = False
     github_token_secrets: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9/_+=.@-]{1,400}$")] = None
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_headers: Secret | None = None
+    trace_content: bool = False
     environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "local"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     max_body_bytes: Annotated[int, Field(ge=1024, le=10 * 1024 * 1024)] = 4 * 1024 * 1024
@@ -237,7 +240,9 @@ class Settings(BaseModel):
                 raise ValueError("is a comma-separated list of origins, such as https://app.example.com")
         return value
 
-    @field_validator("openai_base_url", "anthropic_base_url", "gemini_base_url", "github_mcp_url")
+    @field_validator(
+        "openai_base_url", "anthropic_base_url", "gemini_base_url", "github_mcp_url", "otel_exporter_otlp_endpoint"
+    )
     @classmethod
     def _check_base_url(cls, value: str | None) -> str | None:
         if value is not None:
@@ -381,6 +386,13 @@ def _check_url(url: str) -> tuple[str, str]:
     return parts.scheme, host
 
 
+def _check_otlp_headers(text: str) -> None:
+    for position, pair in enumerate(text.split(","), start=1):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip() or not value.strip() or not text.isprintable():
+            raise ValueError(f"header {position} is not a name and a value, such as authorization=Bearer …")
+
+
 _SECRETS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _check_database_url,
     "guest_token_keys": _read_guest_keys,
@@ -388,4 +400,5 @@ _SECRETS: Final[Mapping[str, Callable[[str], object]]] = {
     "openai_api_key": _check_api_key,
     "anthropic_api_key": _check_api_key,
     "gemini_api_key": _check_api_key,
+    "otel_exporter_otlp_headers": _check_otlp_headers,
 }
