@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from threadkeep.configuration import (
     ChatModelAgent,
     DocumentAgent,
     ModelMetadata,
+    OwnTool,
     Prices,
     config_key,
     fill,
@@ -48,6 +50,7 @@ SMALLEST: dict[str, Json] = {
     "python_agent_google": AGENT,
     "mermaid_agent_openai": AGENT,
     "git_mcp_agent_anthropic": PROMPTED,
+    "tool_weather": {"enabled": True, "rateLimit": RATE_LIMIT},
     "app_settings": {"activeProvider": "google", "availableProviders": ["google"]},
     "logging_settings": {
         "error_logging_enabled": True,
@@ -58,7 +61,12 @@ SMALLEST: dict[str, Json] = {
 }
 
 # Changes of the smallest documents that leave them valid: key, path, value.
+SERVER: Json = {"url": "https://tools.example.com/mcp?team=a", "allowedTools": ["forecast"]}
 GOOD: list[tuple[str, str, object]] = [
+    ("tool_weather", "server", SERVER),
+    ("tool_weather", "server", {**SERVER, "secret": "weather"}),
+    ("tool_weather", "server", {**SERVER, "url": "http://localhost:9000"}),
+    ("tool_weather", "server", None),
     ("chat_model_agent_google", "enabled", False),
     ("chat_model_agent_google", "rateLimit.perMinute", 0),
     ("chat_model_agent_google", "rateLimit.perDay", 1_000_000),
@@ -90,6 +98,14 @@ GOOD: list[tuple[str, str, object]] = [
 
 # Changes that break them: key, path, value, and the field that the refusal names.
 BAD: list[tuple[str, str, object, str]] = [
+    ("tool_weather", "enabled", "yes", "enabled"),
+    ("tool_weather", "rateLimit", LEAVE_OUT, "rateLimit"),
+    ("tool_weather", "server", {"allowedTools": []}, "server.url"),
+    ("tool_weather", "server", {**SERVER, "url": "ftp://tools.example.com"}, "server.url"),
+    ("tool_weather", "server", {**SERVER, "url": "https://ada:secret@tools.example.com"}, "server.url"),
+    ("tool_weather", "server", {**SERVER, "url": "https://"}, "server.url"),
+    ("tool_weather", "server", {**SERVER, "allowedTools": ["a", "a"]}, "server.allowedTools"),
+    ("tool_weather", "server", {**SERVER, "allowedTools": "forecast"}, "server.allowedTools"),
     *((key, "enabled", LEAVE_OUT, "enabled") for key in SMALLEST if "agent" in key),
     *((key, "rateLimit", LEAVE_OUT, "rateLimit") for key in SMALLEST if "agent" in key),
     *((key, "tools", LEAVE_OUT, "tools") for key in SMALLEST if "agent" in key),
@@ -238,7 +254,18 @@ def bad_documents() -> Iterator[tuple[str, object, str]]:
     for key in SMALLEST:
         for document in NOT_OBJECTS:
             yield key, document, "configData"
-    for key in ("", "chat_model_agent", "chat_model_agent_mistral", "chat_model_agent_google_", "_google", "limits"):
+    for key in (
+        "",
+        "chat_model_agent",
+        "chat_model_agent_mistral",
+        "chat_model_agent_google_",
+        "_google",
+        "limits",
+        "tool_",
+        "tool_Weather",
+        "tool_9",
+        "tool_" + "x" * 41,
+    ):
         yield key, AGENT, "configKey"
 
 
@@ -272,7 +299,7 @@ def test_every_agent_of_every_provider_and_two_settings_have_a_shape() -> None:
 
 @pytest.mark.parametrize(("key", "document"), [*good_documents()])
 def test_a_valid_document_is_read(key: str, document: object) -> None:
-    assert isinstance(parse_configuration(key, document), SHAPES[key])
+    assert isinstance(parse_configuration(key, document), SHAPES.get(key, OwnTool))
 
 
 @pytest.mark.parametrize(("key", "document", "field"), [*bad_documents()])
@@ -356,7 +383,7 @@ def same_words(shape: Any) -> Any:
         return {name: same_words(member) for name, member in shape.items()}
     if isinstance(shape, list):
         return [same_words(entry) for entry in shape]
-    return shape.replace("template ", "text ").replace("path ", "text ")
+    return re.sub("^(template|path|address) ", "text ", shape)
 
 
 def problem(connection: psycopg.Connection[Any], key: str, document: object) -> str | None:

@@ -88,7 +88,8 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         public.is_user_activity_logging_enabled
     """,
     ("service_role",): """
-        private.admin_config_problem private.admin_config_shape private.agent_configuration private.claim_guest
+        private.admin_config_problem private.admin_config_shape private.admin_config_shape_of_agents
+        private.agent_configuration private.claim_guest private.leaf_problem_of_agents
         private.count_deleted_messages private.create_log_partition private.delete_own_account private.delete_profile
         private.drop_log_partition private.finish_turn private.is_day private.is_revoked
         private.keep_admin_config_history private.leaf_problem private.lock_model_defaults private.lock_user

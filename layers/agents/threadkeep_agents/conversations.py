@@ -14,6 +14,7 @@ from threadkeep.database import Database
 from threadkeep.identity import Principal
 from threadkeep.settings import Settings
 from threadkeep_agents.broadcast import SILENCE_SECONDS, as_sse
+from threadkeep_agents.own_servers import OwnServers
 from threadkeep_agents.providers import Providers, with_key
 from threadkeep_agents.roster import Roster
 from threadkeep_agents.tracing import Tracing
@@ -30,7 +31,14 @@ class Conversations:
     def __init__(self, settings: Settings, database: Database, *, providers: Providers | None = None) -> None:
         self._database = database
         self._with_key = with_key(settings)
-        self._parties = Parties(settings, database, providers or Providers(settings), Roster(), Tracing(settings))
+        self._parties = Parties(
+            settings=settings,
+            database=database,
+            providers=providers or Providers(settings),
+            roster=Roster(),
+            tracing=Tracing(settings),
+            servers=OwnServers(settings),
+        )
         self._running: dict[UUID, Turn] = {}
 
     async def begin(

@@ -7,19 +7,22 @@ from typing import Any
 
 from pydantic_ai import Agent
 
-from threadkeep.configuration import Agent as AgentName
 from threadkeep.configuration import (
+    TOOL_KEY,
     AgentConfiguration,
     AppSettings,
     ChatModelAgent,
+    OwnTool,
     Provider,
     config_key,
     parse_configuration,
 )
+from threadkeep.configuration import Agent as AgentName
 from threadkeep.errors import ThreadkeepError
 from threadkeep.log import logger
 from threadkeep_agents.delegation import delegates, exhausted_note
-from threadkeep_agents.tools import TurnContext, own_tools
+from threadkeep_agents.own_servers import registered_tools
+from threadkeep_agents.tools import TurnContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ class Roster:
                 name="chat_model_agent",
                 deps_type=TurnContext,
                 instructions=[shape.system_prompt, exhausted_note],
-                tools=[*own_tools(), *delegates(shape, self.configuration, provider)],
+                tools=delegates(shape, self.configuration, provider),
+                toolsets=[registered_tools()],
             )
         return agent
 
@@ -82,6 +86,19 @@ class Roster:
         shape = self._read(config_key(agent, provider))
         assert isinstance(shape, AgentConfiguration)
         return shape
+
+    def own_tools(self) -> dict[str, OwnTool]:
+        """The team's own tools that have a row, by their names."""
+        assert self._configuration is not None, "Begin brings the configuration"
+        found = {}
+        for key in self._configuration.rows:
+            if (named := TOOL_KEY.fullmatch(key)) is not None:
+                try:
+                    found[named[1]] = self._read(key)
+                except ThreadkeepError:
+                    # Broken from its first row on: it is left out, and was reported.
+                    continue
+        return found
 
     def _read(self, key: str) -> Any:
         assert self._configuration is not None, "Begin brings the configuration"

@@ -6,6 +6,7 @@ The MCP library is loaded by the first call; it takes longer than everything els
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,7 @@ async def session(
 
     Raises `unauthorized:tool` for a token that the server refuses, `unavailable:tool` and `timeout:tool`.
     """
+    await load()
     from pydantic_ai.mcp import MCPToolset
 
     connect_seconds = connect_seconds or CONNECT_SECONDS
@@ -64,6 +66,11 @@ async def session(
         yield toolset.filtered(lambda _, definition: is_offered(definition))
     finally:
         await _leave(toolset)
+
+
+async def load() -> None:
+    """Loads the library, beside whatever else goes on and not at the cost of a server's time."""
+    await asyncio.to_thread(importlib.import_module, "pydantic_ai.mcp")
 
 
 def is_read_only(definition: ToolDefinition) -> bool:

@@ -23,7 +23,7 @@ from pydantic_ai import Tool, UsageLimits
 from pydantic_ai.capabilities import AbstractCapability
 
 from threadkeep import profiles
-from threadkeep.configuration import Agent, AgentConfiguration, Provider
+from threadkeep.configuration import Agent, AgentConfiguration, OwnTool, Provider
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
@@ -44,7 +44,8 @@ class TurnContext:
     """What a tool knows of the turn that calls it.
 
     `bounds` hold for the turn as a whole, its sub-agents included. `activity` takes the rows of
-    `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration.
+    `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration,
+    `own_tools` that of the team's own tools, by their names.
     `capabilities` are given to every agent's run. `exhausted` names the agents whose limit the caller has used up,
     with the seconds until there is room.
     """
@@ -57,6 +58,7 @@ class TurnContext:
     database: Database
     models: ModelChoice
     configured: Callable[[Agent, Provider], AgentConfiguration]
+    own_tools: dict[str, OwnTool]
     provider: Provider
     guest_address: str | None
     bounds: UsageLimits

@@ -7,7 +7,7 @@ an answer is finished before that transaction has committed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -16,6 +16,7 @@ from uuid import UUID
 from pydantic_ai import CancellationToken, UsageLimits
 from pydantic_ai.exceptions import RunCancelled, RunTimedOut
 from pydantic_ai.run import AgentRunResultEvent
+from pydantic_ai.toolsets import AbstractToolset
 
 from threadkeep import turns
 from threadkeep.configuration import Provider
@@ -32,6 +33,7 @@ from threadkeep_agents.failures import as_domain_error
 from threadkeep_agents.keeper import Keeper
 from threadkeep_agents.metering import Ledger, is_whole
 from threadkeep_agents.model_choice import ModelChoice
+from threadkeep_agents.own_servers import OwnServers
 from threadkeep_agents.providers import Providers, closing_responses
 from threadkeep_agents.roster import Roster
 from threadkeep_agents.titles import title_of
@@ -44,7 +46,7 @@ TITLE_GRACE_SECONDS: Final = 3.0
 UNSTORED: Final = "unavailable:answer"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parties:
     """What every turn of a process works with."""
 
@@ -53,6 +55,7 @@ class Parties:
     providers: Providers
     roster: Roster
     tracing: Tracing
+    servers: OwnServers
 
 
 class Turn:
@@ -146,7 +149,8 @@ class Turn:
 
         async def events() -> AsyncIterator[Any]:
             nonlocal result
-            async with self._agent_events() as stream:
+            servers = await self._parties.servers.tools(self._context)
+            async with self._agent_events(servers) as stream:
                 async for event in stream:
                     if isinstance(event, AgentRunResultEvent):
                         result = event
@@ -171,7 +175,7 @@ class Turn:
         self._broadcast.end(last_lines if answer.is_stored else [_unstored_line()])
         return answer.replay
 
-    def _agent_events(self) -> Any:
+    def _agent_events(self, servers: Sequence[AbstractToolset[TurnContext]]) -> Any:
         provider: Provider = self._run.configuration_of  # type: ignore[assignment]
         bounds = self._parties.roster.app_settings.turn
         agent = self._parties.roster.chat_agent(provider)
@@ -183,6 +187,7 @@ class Turn:
             model_settings=self._models.settings(),
             deps=self._context,
             capabilities=self._context.capabilities,
+            toolsets=servers,
             usage_limits=self._context.bounds,
             cancellation_token=self._cancellation,
             timeout=min(bounds.max_seconds, self._max_seconds or bounds.max_seconds),
@@ -200,6 +205,7 @@ class Turn:
             database=self._parties.database,
             models=self._models,
             configured=roster.configuration,
+            own_tools=roster.own_tools(),
             provider=self._run.configuration_of,  # type: ignore[arg-type]
             guest_address=self._guest_address,
             settings=self._parties.settings,

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_ai import RunContext
-from pydantic_ai.exceptions import ToolFailed
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
 
 from threadkeep import limits
-from threadkeep.configuration import Agent
 from threadkeep.errors import ThreadkeepError
 from threadkeep.log import logger
 from threadkeep_agents.activity import Category, activity_row
@@ -50,9 +49,10 @@ class Work:
     async def consume_limit(self) -> None:
         """Counts the call; raises `rate_limit:chat` or `forbidden:agent`."""
         turn = self.turn
-        agent: Agent = self.agent  # type: ignore[assignment]
         await turn.as_user(
-            lambda user: limits.consume(turn.database, user, agent, turn.provider, guest_address=turn.guest_address)
+            lambda user: limits.consume(
+                turn.database, user, self.agent, turn.provider, guest_address=turn.guest_address
+            )
         )
 
     def row(self, error: ThreadkeepError | None) -> dict[str, Any]:
@@ -77,6 +77,9 @@ async def on_record(
     work = Work(context, agent, operation, category)
     try:
         yield work
+    except ModelRetry as retry:
+        work.turn.activity.append(work.row(ThreadkeepError("invalid:api", retry.message)))
+        raise
     except ToolFailed as failed:
         work.turn.activity.append(work.row(ThreadkeepError("invalid:api", failed.message)))
         raise

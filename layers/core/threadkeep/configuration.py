@@ -1,8 +1,9 @@
 """The shapes of what administrators configure, and the one way to read them.
 
-A row of `admin_config` is found by its key: `{agent}_{provider}` for the six agents, `app_settings`, or
-`logging_settings`. `private.admin_config_problem` (sql/0002_functions_configuration.sql) judges the same shapes in the
-database, so that a row written by hand is refused as well; a test holds the two together.
+A row of `admin_config` is found by its key: `{agent}_{provider}` for the six agents, `tool_{name}` for a team's own
+tool, `app_settings`, or `logging_settings`. `private.admin_config_problem` (sql/0002_functions_configuration.sql,
+0017_configuration_of_tools.sql) judges the same shapes in the database, so that a row written by hand is refused as
+well; a test holds the two together.
 
 A member that may be left out has its default here. An operation that a row does not name is off: a new release may
 bring a new operation without making the rows of an older one invalid.
@@ -51,6 +52,9 @@ MAXIMUM_REPORTED_ERRORS: Final = 20
 # Only a word in braces is a placeholder, so that a template may hold JSON or a diagram. With spaces inside it is
 # still meant as one, and refused: it would otherwise reach the model unfilled.
 PLACEHOLDER: Final = re.compile(r"\{([ \t]*[A-Za-z0-9_]+[ \t]*)\}")
+
+# The row of a team's own tool. There may be any number of them, and none is needed.
+TOOL_KEY: Final = re.compile(r"tool_([a-z][a-z0-9_]{0,39})")
 
 
 def config_key(agent: Agent, provider: Provider) -> str:
@@ -133,6 +137,12 @@ def _known_placeholders(template: str) -> str:
     return template
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+([/?][^\s#]*)?", text):
+        raise PydanticCustomError("address", "must be an address such as https://tools.example.com/mcp")
+    return text
+
+
 def _url_path(text: str) -> str:
     if not text.startswith("/"):
         raise PydanticCustomError("url_path", "must begin with /")
@@ -180,6 +190,7 @@ Description = Annotated[str, Field(strict=True, max_length=4_000), AfterValidato
 Prompt = Annotated[str, Field(strict=True, max_length=100_000), AfterValidator(_legible)]
 Template = Annotated[Prompt, AfterValidator(_known_placeholders)]
 UrlPath = Annotated[str, Field(strict=True, max_length=500), AfterValidator(_legible), AfterValidator(_url_path)]
+ServerAddress = Annotated[str, Field(strict=True, max_length=2_000), AfterValidator(_legible), AfterValidator(_address)]
 Day = Annotated[date, BeforeValidator(_written_day)]
 
 
@@ -351,6 +362,20 @@ class GitMcpAgent(AgentConfiguration):
 
     system_prompt: Prompt
     tools: GitMcpTools
+
+
+class ToolServer(Shape):
+    """Where a tool server is, the name of its token in `TOOL_SECRETS`, and which of its tools are offered."""
+
+    url: ServerAddress
+    secret: Name | None = None
+    allowed_tools: Annotated[tuple[Name, ...], Field(max_length=100), AfterValidator(_distinct)]
+
+
+class OwnTool(AgentConfiguration):
+    """A team's own tool: a registered function of the name in the key, or a tool server of that name."""
+
+    server: ToolServer | None = None
 
 
 class Guests(Shape):
@@ -564,7 +589,7 @@ SHAPES: Final[dict[str, type[AgentConfiguration | AppSettings | LoggingSettings]
 
 
 def _shape_of(config_key: str) -> type[AgentConfiguration | AppSettings | LoggingSettings]:
-    shape = SHAPES.get(config_key)
+    shape = OwnTool if TOOL_KEY.fullmatch(config_key) else SHAPES.get(config_key)
     if shape is None:
         raise invalid("configKey", "is not the key of a configuration")
     return shape

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from threadkeep.configuration import Agent, Provider
+from threadkeep.configuration import Provider
 from threadkeep.database import Database
 from threadkeep.identity import Principal
 
@@ -21,9 +21,9 @@ _CONSUME: Final = """
 
 
 async def consume(
-    database: Database, user: Principal, agent: Agent, provider: Provider, *, guest_address: str | None
+    database: Database, user: Principal, agent: str, provider: Provider, *, guest_address: str | None
 ) -> None:
-    """Counts one call of an agent in all its windows, or in none.
+    """Counts one call of an agent, or of a team's own tool (`tool_{name}`), in all its windows, or in none.
 
     Raises `rate_limit:chat` with `window`, `limit` and the seconds to wait, and `forbidden:agent` if it is off.
     """

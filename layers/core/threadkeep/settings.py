@@ -182,6 +182,7 @@ class Settings(BaseModel):
     github_mcp_url: str = "https://api.githubcopilot.com/mcp/"
     github_writes_allowed: bool = False
     github_token_secrets: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9/_+=.@-]{1,400}$")] = None
+    tool_secrets: Secret | None = None
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_headers: Secret | None = None
     trace_content: bool = False
@@ -261,6 +262,13 @@ class Settings(BaseModel):
     def hook_secrets(self) -> list[str]:
         """The secrets of the auth webhook, each `whsec_…`; a call signed with any of them is taken."""
         return _read_hook_secrets(_given(self.auth_hook_secrets, "AUTH_HOOK_SECRETS").get_secret_value())
+
+    def tool_secret(self, name: str) -> str | None:
+        """The token of a tool server, by the name that its configuration gives; None if there is none."""
+        if self.tool_secrets is None:
+            return None
+        secrets: dict[str, str] = _read_json(self.tool_secrets.get_secret_value())
+        return secrets.get(name)
 
     @cached_property
     def origin_pattern(self) -> re.Pattern[str]:
@@ -386,6 +394,12 @@ def _check_url(url: str) -> tuple[str, str]:
     return parts.scheme, host
 
 
+def _check_tool_secrets(text: str) -> None:
+    secrets = _read_json(text)
+    if not isinstance(secrets, dict) or not all(isinstance(token, str) and token for token in secrets.values()):
+        raise ValueError('is not a JSON object such as {"weather": "token"}')
+
+
 def _check_otlp_headers(text: str) -> None:
     for position, pair in enumerate(text.split(","), start=1):
         name, equals, value = pair.partition("=")
@@ -401,4 +415,5 @@ _SECRETS: Final[Mapping[str, Callable[[str], object]]] = {
     "anthropic_api_key": _check_api_key,
     "gemini_api_key": _check_api_key,
     "otel_exporter_otlp_headers": _check_otlp_headers,
+    "tool_secrets": _check_tool_secrets,
 }
