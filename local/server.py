@@ -107,7 +107,7 @@ def _lifespan(app: FastAPI, *, is_alone: bool) -> Callable[[FastAPI], AbstractAs
         recovered = await upkeep.recover_dead_turns(database, alone=is_alone)
         if recovered:
             logger.info("turns recovered that died with the last server", extra={"turns": recovered})
-        schedule = asyncio.create_task(_schedule(database))
+        schedule = asyncio.create_task(_schedule(app.state.runtime.settings, database))
         try:
             yield
         finally:
@@ -119,12 +119,12 @@ def _lifespan(app: FastAPI, *, is_alone: bool) -> Callable[[FastAPI], AbstractAs
     return lifespan
 
 
-async def _schedule(database: Database) -> None:
+async def _schedule(settings: Settings, database: Database) -> None:
     """What EventBridge does on AWS."""
     while True:
         await asyncio.sleep(SCHEDULE_SECONDS)
         try:
-            await upkeep.run(database, deadline=time.monotonic() + SCHEDULE_SECONDS / 2)
+            await upkeep.run(database, settings, deadline=time.monotonic() + SCHEDULE_SECONDS / 2)
         except ThreadkeepError as error:
             logger.warning("upkeep put off", extra={"code": error.code})
 

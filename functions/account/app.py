@@ -1,16 +1,19 @@
-"""The caller himself: his guest token, his profile, taking over what he did as a guest, leaving."""
+"""The caller himself: his guest token, his profile, taking over what he did as a guest, taking it along, leaving."""
 
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints, field_validator
 
-from threadkeep import profiles
+from functions.account import figures, repositories
+from threadkeep import account_export, profiles
 from threadkeep.web import (
     ApiModel,
     Moment,
@@ -23,8 +26,14 @@ from threadkeep.web import (
 )
 
 router = APIRouter(prefix="/api", tags=["account"])
+router.include_router(figures.router)
+router.include_router(repositories.router)
 
 Surroundings = Annotated[Moment, Depends(moment)]
+
+# An answer of AWS Lambda has 6 MB, and carries what is not text in base64.
+MAXIMUM_LAMBDA_EXPORT_BYTES: Final = 4 * 1024 * 1024
+ZIP: Final = "application/zip"
 
 
 class GuestView(ApiModel):
@@ -92,12 +101,40 @@ async def change_profile(change: ProfileChange, user: SignedIn, here: Surroundin
     return _view(await profiles.change(here.database, user, change.model_dump(exclude_unset=True)), user)
 
 
-@router.delete("/me", status_code=204, summary="Delete the caller with everything")
+@router.delete("/me", status_code=204, summary="Delete the caller with everything, and where he signs in")
 async def delete_account(request: Request, user: SignedIn, here: Surroundings) -> Response:
-    await profiles.delete_own(here.database, user)
+    """`X-Identity-Deletion` says what became of him where he signs in: `deleted`, `pending` or `kept`.
+
+    Pending is tried again until it is done; an identity provider in which nobody is deleted from here keeps him.
+    """
+    outcome = await profiles.delete_own(here.database, here.settings, user)
     assert user.user_id is not None
     end_guest(request, user.user_id)
-    return Response(status_code=204)
+    return Response(status_code=204, headers={} if outcome is None else {"x-identity-deletion": outcome})
+
+
+@router.get(
+    "/me/export",
+    summary="Everything of the caller as a ZIP",
+    response_class=Response,
+    responses={200: {"content": {ZIP: {}}}},
+)
+async def export_account(
+    user: SignedIn,
+    here: Surroundings,
+    parts: Annotated[
+        list[account_export.Part] | None, Query(alias="part", max_length=20, description="Only these; all without.")
+    ] = None,
+) -> Response:
+    """Streamed on one machine; on Lambda 4 MB at most, else 413."""
+    export = await account_export.begin(here.database, user, parts or ())
+    headers = {
+        "content-disposition": f'attachment; filename="threadkeep-{export.started_at:%Y-%m-%d}.zip"',
+        "cache-control": "no-store",
+    }
+    if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+        return Response(await export.whole(MAXIMUM_LAMBDA_EXPORT_BYTES), media_type=ZIP, headers=headers)
+    return StreamingResponse(export.chunks(), media_type=ZIP, headers=headers)
 
 
 @router.post("/me/claim", summary="Take over what the caller did as a guest")

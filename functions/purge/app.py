@@ -18,7 +18,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Gives the report of what was done; raises without a database, so that the invocation is repeated."""
     remaining = context.get_remaining_time_in_millis() / 1000
     deadline = time.monotonic() + remaining - min(RESERVE_SECONDS, remaining / 2)
-    return event_loop.run(upkeep.run(_database(), deadline=deadline)).model_dump()
+    return event_loop.run(upkeep.run(_database(), settings(), deadline=deadline)).model_dump()
 
 
 @cache

@@ -70,6 +70,7 @@ NOT_OWNED = {
     "public.admin_config.updated_by",
     "public.admin_config_history.changed_by",
     "public.error_logs.resolved_by",
+    "private.identity_deletions.user_id",
     "private.revoked_principals.user_id",
     "private.revoked_principals.claimed_by",
 }
@@ -299,7 +300,7 @@ async def test_an_expired_guests_token_claims_nothing(database: Database, settin
 
 async def test_a_guest_that_was_deleted_cannot_be_claimed(database: Database, settings: Settings) -> None:
     guest = await profiles.make_guest(database, settings, ADDRESS)
-    await profiles.delete_own(database, guest_of(guest))
+    await profiles.delete_own(database, settings, guest_of(guest))
     with pytest.raises(ThreadkeepError) as refused:
         await profiles.claim(database, settings, somebody(), guest.token)
     assert refused.value.code == "conflict:guest"
@@ -307,7 +308,7 @@ async def test_a_guest_that_was_deleted_cannot_be_claimed(database: Database, se
 
 async def test_a_deleted_account_cannot_claim(database: Database, settings: Settings) -> None:
     user = somebody()
-    await profiles.delete_own(database, user)
+    await profiles.delete_own(database, settings, user)
     guest = await profiles.make_guest(database, settings, ADDRESS)
     with pytest.raises(ThreadkeepError) as refused:
         await profiles.claim(database, settings, user, guest.token)

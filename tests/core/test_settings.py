@@ -286,6 +286,18 @@ def test_reading_settings_loads_neither_the_aws_sdk_nor_cryptography() -> None:
     assert finished.stdout == "[]\n"
 
 
+def test_the_service_role_key_goes_nowhere_in_the_clear() -> None:
+    assert load(SUPABASE_URL="http://127.0.0.1:54321").supabase_url == "http://127.0.0.1:54321"
+    for url in ("http://project.example.com", "ftp://127.0.0.1", "https://user:hunter2@project.example.com"):
+        assert refusal(SUPABASE_URL=url).startswith("SUPABASE_URL: ")
+    assert refusal(SUPABASE_SERVICE_ROLE_KEY="hunter2 2").startswith("SUPABASE_SERVICE_ROLE_KEY: ")
+
+
+def test_the_providers_that_can_be_used_are_those_with_a_key() -> None:
+    assert load().providers_with_key() == []
+    assert load(ANTHROPIC_API_KEY="sk-b", GEMINI_API_KEY="sk-a").providers_with_key() == ["google", "anthropic"]
+
+
 def test_a_secret_is_given_by_value_or_by_arn_but_not_by_both() -> None:
     assert "not both" in refusal(
         OPENAI_API_KEY="sk-hunter2", OPENAI_API_KEY_SECRET_ARN="arn:aws:secretsmanager:eu-west-1:1:secret:s"

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -16,12 +15,13 @@ import pytest
 from functions.account import app
 from tests.aws import LambdaContext, recorded
 from tests.crowd import Owner, begin, somebody
+from tests.functions.account import ada, by_token, client_of, new_guest, problem, wrong_fields
 from tests.providers import OTHER_ISSUER, bearer
 from threadkeep.database import Database
 from threadkeep.guests import LIFETIME, issue_guest
-from threadkeep.identity import Authenticator, user_id_of
+from threadkeep.identity import user_id_of
 from threadkeep.settings import Settings
-from threadkeep.web import LambdaHandler, Runtime, create_app
+from threadkeep.web import LambdaHandler
 
 ORIGIN = "https://app.example.com"
 
@@ -31,40 +31,10 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
     return environment | {"ALLOWED_ORIGINS": ORIGIN}
 
 
-def client_of(settings: Settings, database: Database) -> httpx.AsyncClient:
-    application = create_app(app.router, runtime=Runtime(settings, database, Authenticator(settings)))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="https://api.example.com")
-
-
 @pytest.fixture
 async def api(settings: Settings, database: Database) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(settings, database) as client:
         yield client
-
-
-def ada(**claims: Any) -> dict[str, str]:
-    return bearer("ada", email="ada@example.com", name="Ada", **claims)
-
-
-def by_token(token: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {token}"}
-
-
-async def new_guest(api: httpx.AsyncClient) -> dict[str, Any]:
-    answer = await api.post("/api/auth/guest")
-    assert answer.status_code == 201
-    guest: dict[str, Any] = answer.json()
-    return guest
-
-
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
-
-
-def wrong_fields(answer: httpx.Response) -> list[str]:
-    assert problem(answer) == (422, "invalid:api")
-    return [error["field"] for error in answer.json()["errors"]]
 
 
 # Guests
@@ -200,6 +170,15 @@ async def test_preferences_may_have_16_kb(api: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["preferences"]) == (200, preferences)
 
 
+async def test_preferences_may_be_nested_as_deep_as_a_body_may(api: httpx.AsyncClient) -> None:
+    def nested(levels: int) -> str:
+        return '{"preferences": ' + '{"a": ' * levels + "1" + "}" * levels + "}"
+
+    headers = ada() | {"content-type": "application/json"}
+    assert (await api.patch("/api/me", headers=headers, content=nested(63))).status_code == 200
+    assert problem(await api.patch("/api/me", headers=headers, content=nested(64))) == (400, "bad_request:api")
+
+
 # Leaving
 
 
@@ -217,7 +196,8 @@ async def test_who_left_is_refused_with_a_token_that_is_still_valid(
     )
 
     assert {problem(answer) for answer in answers} == {(403, "forbidden:account")}
-    assert problem(await api.delete("/api/me", headers=ada())) == (403, "forbidden:account")
+    again = await api.delete("/api/me", headers=ada())
+    assert (again.status_code, again.headers["x-identity-deletion"]) == (204, "kept")
     for table in ("user_profiles", '"Chat"', '"Message_v2"', '"Stream"', "rate_limit_tracking"):
         assert await owner.number(f"select count(*) from public.{table}") == 0
 
@@ -232,7 +212,7 @@ async def test_a_guest_who_leaves_loses_the_cookie_and_gets_no_new_token(
     answer = await api.delete("/api/me", headers=cookie | {"origin": ORIGIN})
 
     assert answer.status_code == 204
-    assert "x-guest-token" not in answer.headers
+    assert not {"x-guest-token", "x-identity-deletion"} & set(answer.headers)
     assert answer.headers["set-cookie"].startswith("threadkeep_guest=; HttpOnly; Path=/api; Max-Age=0")
     assert problem(await api.get("/api/me", headers=by_token(half_spent.token))) == (403, "forbidden:account")
 

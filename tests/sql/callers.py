@@ -231,6 +231,9 @@ def _shared_rows(connection: Connection) -> Values:
         "revoked": _insert(
             connection, "private.revoked_principals", user_id=uuid4(), reason="deleted", until="2100-01-01"
         ),
+        "leaving": _insert(
+            connection, "private.identity_deletions", user_id=uuid4(), issuer="issuer", subject="subject"
+        ),
         "address": _insert(
             connection,
             "private.guest_windows",

@@ -40,6 +40,7 @@ private.migrations                  ----      ----  ----  ----  ----        ----
 private.configuration_version       ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.revoked_principals          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.guest_windows               ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.identity_deletions          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.quarantine                  ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 """
 
@@ -73,9 +74,11 @@ WRITABLE: Final[dict[str, tuple[str, str]]] = {
 FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     ("anon", "authenticated", "service_role"): """
         private.caller_id private.fail private.is_service private.message_text private.require_active_caller
+        private.offered_models
         public.get_public_messages public.get_public_session public.get_user_role public.is_current_user_admin
     """,
     ("authenticated", "service_role"): """
+        private.add_repository private.caller_budget private.caller_limits
         private.accept_suggestions private.add_suggestion private.create_document private.delete_document_versions
         private.hold_document private.only_place private.reject_suggestion private.revert_document
         private.save_document
@@ -90,6 +93,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     ("service_role",): """
         private.admin_config_problem private.admin_config_shape private.admin_config_shape_of_agents
         private.agent_configuration private.claim_guest private.leaf_problem_of_agents
+        private.app_settings private.month_reserved private.month_spent private.take_identity_deletion
         private.count_deleted_messages private.create_log_partition private.delete_own_account private.delete_profile
         private.drop_log_partition private.finish_turn private.is_day private.is_revoked
         private.keep_admin_config_history private.leaf_problem private.lock_model_defaults private.lock_user
@@ -291,6 +295,12 @@ STATEMENTS: Final[dict[str, dict[str, str]]] = {
     "private.revoked_principals": {
         "insert": "insert into private.revoked_principals (user_id, reason, until) values (%(user)s, 'deleted', now())",
         "delete": "delete from private.revoked_principals where user_id = %(revoked)s",
+    },
+    "private.identity_deletions": {
+        "insert": """
+            insert into private.identity_deletions (user_id, issuer, subject) values (%(fresh)s, 'issuer', 'subject')
+        """,
+        "update": "update private.identity_deletions set attempts = 0 where user_id = %(leaving)s",
     },
     "private.guest_windows": {
         "insert": """

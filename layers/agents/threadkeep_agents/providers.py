@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from threadkeep.configuration import PROVIDERS, Provider
-from threadkeep.settings import Secret, Settings
+from threadkeep.configuration import Provider
+from threadkeep.settings import Settings
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -24,7 +24,7 @@ SILENCE_SECONDS: Final = 120.0
 
 def with_key(settings: Settings) -> list[Provider]:
     """The providers that can be used here."""
-    return [provider for provider in PROVIDERS if _key(settings, provider) is not None]
+    return settings.providers_with_key()
 
 
 class Providers:
@@ -37,7 +37,7 @@ class Providers:
 
     def model(self, provider: Provider, model_id: str) -> Model[Any]:
         """The model of a provider that has a key here."""
-        secret = _key(self._settings, provider)
+        secret = self._settings.provider_key(provider)
         assert secret is not None, f"{provider} has no key"
         key = secret.get_secret_value()
         known = self._models.get((provider, model_id, key))
@@ -100,14 +100,6 @@ class Providers:
         """Gives the connections back."""
         if "_http" in self.__dict__:
             await self._http.aclose()
-
-
-def _key(settings: Settings, provider: Provider) -> Secret | None:
-    return {
-        "google": settings.gemini_api_key,
-        "openai": settings.openai_api_key,
-        "anthropic": settings.anthropic_api_key,
-    }[provider]
 
 
 _open_responses: ContextVar[list[Any] | None] = ContextVar("open_responses", default=None)

@@ -49,6 +49,7 @@ SENTENCES: Final = {
     "not_found:api": "There is nothing at this address.",
     "not_found:document": "There is no such document.",
     "not_found:version": "There is no such version of this document.",
+    "not_found:repository": "There is no such repository in your list.",
     "not_found:suggestion": "There is no such suggestion for this document.",
     "not_found:session": "There is no such session.",
     "not_found:message": "There is no such message in this session.",
@@ -61,6 +62,7 @@ SENTENCES: Final = {
     "conflict:suggestions": "The document has 200 open suggestions. Accept or reject some first.",
     "conflict:resolution": "This suggestion was accepted or rejected before.",
     "conflict:guest": "This guest was taken over by another account, or deleted.",
+    "conflict:repositories": "The list has 100 repositories. Remove one first.",
     "conflict:message": "A message with this id and other content is already there.",
     "conflict:session": "A session with this id and other content is already there.",
     "precondition_failed:document": "The document was changed meanwhile. Read it again and repeat the change.",
@@ -74,6 +76,10 @@ SENTENCES: Final = {
     "too_large:difference": "These versions differ in too much to show it. Read both instead.",
     "too_large:context": "The conversation is too long for the model. Start a new session, or shorten the message.",
     "too_large:export": "The session is too long to export at once. Read its messages page by page.",
+    "too_large:account": (
+        "This is more than one answer can carry here. Ask for parts of it (?part=profile&part=usage), and export"
+        " sessions and documents one by one (GET /api/sessions/{id}/export, GET /api/documents/{id}/export)."
+    ),
     "too_large:turn": "The answer reached the bounds of one turn and was ended.",
     "invalid:content": "The model's provider refused this content.",
     "unavailable:answer": "The answer could not be stored. What can be kept of it will appear in the session.",

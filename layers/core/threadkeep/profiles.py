@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from threadkeep import identity_deletion
 from threadkeep.database import Database, Statement
 from threadkeep.errors import ThreadkeepError, invalid
 from threadkeep.guests import GuestToken, address_hash, issue_guest, read_guest
 from threadkeep.identity import SERVICE, Principal
-from threadkeep.settings import Settings
+from threadkeep.log import logger
+from threadkeep.settings import GUEST_ISSUER, Settings
 from threadkeep.tokens import TokenError
 
 MAXIMUM_PREFERENCES_BYTES: Final = 16 * 1024
+
+IdentityDeletion = Literal["deleted", "pending", "kept"]
 
 _ENSURE: Final = "select private.ensure_profile(%(email)s, %(name)s)"
 _READ: Final = """
@@ -140,13 +144,25 @@ async def claim(database: Database, settings: Settings, account: Principal, gues
     return Claim(guest_id, **row["claimed"])
 
 
-async def delete_own(database: Database, user: Principal) -> None:
-    """Deletes the user with everything; his tokens are refused from now on.
+async def delete_own(database: Database, settings: Settings, user: Principal) -> IdentityDeletion | None:
+    """Deletes the user with everything, and where he signs in; his tokens are refused from now on. Can be repeated.
 
-    Where he signs in he is still known: on Supabase (and in the stand-in) the row of `auth.users` stays. A new sign-in
-    after the mark has expired makes an empty profile.
+    What became of him where he signs in: `deleted`, `pending` (the schedule goes on trying), or `kept` by a provider
+    in which nobody is deleted from here; there he can sign in again, and has an empty profile once the mark of 31 days
+    has expired. None for a guest of ours, whom nobody else knows.
     """
-    await database.rows(SERVICE, "select private.delete_own_account(%(user)s)", {"user": user.user_id})
+    delete: Statement = ("select private.delete_own_account(%(user)s)", {"user": user.user_id})
+    noted = identity_deletion.wanted(settings, user)
+    await database.run(SERVICE, *([delete] if noted is None else [delete, noted]))
+    if noted is None:
+        return None if user.issuer == GUEST_ISSUER else "kept"
+    try:
+        is_done = await identity_deletion.attempt(database, settings, user.user_id)
+    except ThreadkeepError:
+        # He is deleted here, and what is left to do is noted.
+        logger.warning("a deletion at the identity provider waits for the schedule", exc_info=True)
+        return "pending"
+    return "deleted" if is_done else "pending"
 
 
 async def record_sign_in(database: Database, user_id: UUID, email: str | None, name: str | None) -> bool:

@@ -10,7 +10,7 @@ from threadkeep import messages, sessions
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
-from threadkeep.messages import Message
+from threadkeep.messages import Message, Role, Status
 from threadkeep.sessions import Session
 
 # An answer of AWS Lambda has 6 MB, escapes included.
@@ -47,13 +47,21 @@ async def read(database: Database, caller: Principal, session: UUID) -> Conversa
 
 def markdown(conversation: Conversation) -> str:
     """The conversation as a person reads it: who said what, the files by name, the tools that were called."""
-    paragraphs = [f"# {' '.join(conversation.session.title.split())}"]
-    for message in conversation.messages:
-        paragraphs.append(f"## {_SPEAKERS[message.role]}")
-        paragraphs.extend(filter(None, map(_paragraph, message.parts)))
-        if message.status != "complete":
-            paragraphs.append(f"*This answer is {message.status}.*")
-    return "\n\n".join(paragraphs) + "\n"
+    sections = (section(message.role, message.parts, message.status) for message in conversation.messages)
+    return heading(conversation.session.title) + "".join(sections)
+
+
+def heading(title: str) -> str:
+    """The first line of a conversation."""
+    return f"# {' '.join(title.split())}\n"
+
+
+def section(role: Role, parts: list[dict[str, Any]], status: Status) -> str:
+    """One message of a conversation, with the empty line before it."""
+    paragraphs = [f"## {_SPEAKERS[role]}", *filter(None, map(_paragraph, parts))]
+    if status != "complete":
+        paragraphs.append(f"*This answer is {status}.*")
+    return "".join(f"\n{paragraph}\n" for paragraph in paragraphs)
 
 
 def _paragraph(part: dict[str, Any]) -> str:

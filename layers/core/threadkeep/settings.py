@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,6 +22,8 @@ from pydantic.alias_generators import to_camel
 FETCHED_SECRET_SECONDS: Final = 300
 MINIMUM_SIGNING_SECRET_BYTES: Final = 32
 MINIMUM_HOOK_SECRET_BYTES: Final = 24
+ModelProvider = Literal["google", "openai", "anthropic"]
+
 GUEST_ISSUER: Final = "threadkeep-guest"
 LOCAL_ORIGINS: Final = ("http://localhost:*", "http://127.0.0.1:*")
 
@@ -171,6 +173,9 @@ class Settings(BaseModel):
     guests_enabled: bool = True
     guest_token_keys: Secret | None = None
     auth_hook_secrets: Secret | None = None
+    delete_identities: bool = True
+    supabase_url: str | None = None
+    supabase_service_role_key: Secret | None = None
     allowed_origins: tuple[str, ...] = ()
     openai_api_key: Secret | None = None
     anthropic_api_key: Secret | None = None
@@ -250,6 +255,13 @@ class Settings(BaseModel):
             _check_url(value)
         return value
 
+    @field_validator("supabase_url")
+    @classmethod
+    def _check_supabase_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_trusted_url(value, "the service role key goes to an https:// address only")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _capitals(cls, value: object) -> object:
@@ -269,6 +281,18 @@ class Settings(BaseModel):
             return None
         secrets: dict[str, str] = _read_json(self.tool_secrets.get_secret_value())
         return secrets.get(name)
+
+    def provider_key(self, provider: ModelProvider) -> Secret | None:
+        """The key of a provider of models; without one it is not used here."""
+        return {
+            "google": self.gemini_api_key,
+            "openai": self.openai_api_key,
+            "anthropic": self.anthropic_api_key,
+        }[provider]
+
+    def providers_with_key(self) -> list[ModelProvider]:
+        """The providers of models that can be used here."""
+        return [provider for provider in get_args(ModelProvider) if self.provider_key(provider) is not None]
 
     @cached_property
     def origin_pattern(self) -> re.Pattern[str]:
@@ -376,9 +400,13 @@ def _check_api_key(text: str) -> None:
 
 def _check_key_set_url(url: str) -> None:
     """Public keys decide who gets in, so they come by TLS, or from this machine."""
+    _check_trusted_url(url, "its public keys must be at an https:// address")
+
+
+def _check_trusted_url(url: str, refusal: str) -> None:
     scheme, host = _check_url(url)
     if scheme != "https" and host not in {"localhost", "127.0.0.1", "::1"}:
-        raise ValueError("its public keys must be at an https:// address")
+        raise ValueError(refusal)
 
 
 def _check_url(url: str) -> tuple[str, str]:
@@ -411,6 +439,7 @@ _SECRETS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _check_database_url,
     "guest_token_keys": _read_guest_keys,
     "auth_hook_secrets": _read_hook_secrets,
+    "supabase_service_role_key": _check_api_key,
     "openai_api_key": _check_api_key,
     "anthropic_api_key": _check_api_key,
     "gemini_api_key": _check_api_key,

@@ -18,12 +18,13 @@ import psycopg
 from psycopg import errors as pg
 from pydantic import BaseModel, ConfigDict
 
-from threadkeep import error_log
+from threadkeep import error_log, identity_deletion
 from threadkeep.database import Database, Parameters, Rows
 from threadkeep.errors import ThreadkeepError
 from threadkeep.guests import LIFETIME
 from threadkeep.identity import SERVICE
 from threadkeep.log import logger
+from threadkeep.settings import Settings
 
 MONTHS_AHEAD: Final = 3
 STREAM_KEPT: Final = timedelta(minutes=10)
@@ -68,14 +69,15 @@ class Report(BaseModel):
     seconds: float
 
 
-async def run(database: Database, *, deadline: float | None = None) -> Report:
+async def run(database: Database, settings: Settings | None = None, *, deadline: float | None = None) -> Report:
     """Does all that is due until `deadline`, in seconds of `time.monotonic()`; without one, for a minute at most.
 
-    A kind of work that fails is reported and recorded, and does not stop the others. Raises `unavailable:database`
-    when the database cannot be reached.
+    Without `settings` nothing outside the database is touched: users stay where they sign in. A kind of work that
+    fails is reported and recorded, and does not stop the others. Raises `unavailable:database` when the database
+    cannot be reached.
     """
     started = time.monotonic()
-    bounded = _Bounded(database, started + DEFAULT_SECONDS if deadline is None else deadline)
+    bounded = _Bounded(database, started + DEFAULT_SECONDS if deadline is None else deadline, settings)
     jobs = [_Job(kind, bounded, steps(bounded)) for kind, (steps, _) in _KINDS.items()]
     pending = list(jobs)
     while pending:
@@ -101,8 +103,9 @@ async def recover_dead_turns(database: Database, *, alone: bool = False) -> int:
 class _Bounded:
     """The database, with a limit to each statement: of waiting for locks, and of what is left of the time."""
 
-    def __init__(self, database: Database, deadline: float) -> None:
+    def __init__(self, database: Database, deadline: float, settings: Settings | None = None) -> None:
         self.database = database
+        self.settings = settings
         self._deadline = deadline
 
     @property
@@ -226,6 +229,14 @@ async def _recover(bounded: _Bounded, stream: UUID, reason: str) -> int:
     return 0
 
 
+async def _identity_deletions(bounded: _Bounded) -> AsyncGenerator[int, None]:
+    """One that fails is due again later, so that each is tried once a run."""
+    if bounded.settings is None:
+        return
+    while (is_done := await identity_deletion.attempt(bounded.database, bounded.settings)) is not None:
+        yield int(is_done)
+
+
 async def _logs(bounded: _Bounded) -> AsyncGenerator[int, None]:
     purge = """
         select user_logs_deleted + agent_logs_deleted + error_logs_deleted as number
@@ -285,6 +296,18 @@ _KINDS: Final[dict[str, tuple[Steps, LiteralString]]] = {
             from public."Stream" as s
             where s.status = 'running'
                 and s.lease_until < clock_timestamp()
+            limit %(counted)s
+        ) as due
+        """,
+    ),
+    "identity_deletions": (
+        _identity_deletions,
+        """
+        select count(*) as number
+        from (
+            select
+            from private.identity_deletions as d
+            where d.next_attempt_at <= clock_timestamp()
             limit %(counted)s
         ) as due
         """,

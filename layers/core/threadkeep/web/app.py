@@ -55,6 +55,7 @@ def create_app(*routers: APIRouter, runtime: Runtime | None = None) -> FastAPI:
             CORRELATION_HEADER,
             "x-session-id",
             "x-guest-token",
+            "x-identity-deletion",
             "content-disposition",
             "etag",
             "retry-after",
