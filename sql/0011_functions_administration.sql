@@ -54,6 +54,38 @@ begin
 end
 $$;
 
+-- A process that never saw the last good state of a row runs on the same one as those that did.
+create or replace function private.configuration_if_newer(p_version bigint) returns json
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when v.version is distinct from p_version then json_build_object(
+        'version', v.version,
+        'rows', (select json_object_agg(a.config_key, a.config_data) from public.admin_config as a),
+        'lastGood', (
+            select json_object_agg(broken.config_key, good.config_data)
+            from (
+                select k.config_key
+                from (select distinct h.config_key from public.admin_config_history as h) as k
+                left join public.admin_config as a on a.config_key = k.config_key
+                where private.admin_config_problem(k.config_key, a.config_data) is not null
+            ) as broken
+            cross join lateral (
+                select h.config_data
+                from public.admin_config_history as h
+                where h.config_key = broken.config_key
+                    and h.config_data is not null
+                    and private.admin_config_problem(h.config_key, h.config_data) is null
+                order by h.id desc
+                limit 1
+            ) as good
+        )
+    ) end
+    from private.configuration_version as v
+$$;
+comment on function private.configuration_if_newer is
+    'All rows by their keys, and for those that are missing, or got in by hand and are broken, the last good ones.';
+
 create function private.entity_tag(p_row jsonb) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp

@@ -87,3 +87,24 @@ async def test_going_back_is_in_force_everywhere_too(two: list[ChatServer], emul
     await configured(two[1], CHAT, {}, method="DELETE")
     await said_on(two, "ada")
     assert [request.system for request in emulator.requests[-2:]] == [prompt] * 2
+
+
+@pytest.mark.parametrize("by_hand", ["config_data = '{\"enabled\": 1}'", None], ids=["broken", "missing"])
+async def test_a_row_broken_or_deleted_by_hand_leaves_the_last_good_one_in_force_in_new_processes_too(
+    two: list[ChatServer],
+    emulator: Emulator,
+    database_url: str,
+    api_database_url: str,
+    by_hand: str | None,
+) -> None:
+    """The others have never seen the last good one either."""
+    await configured(two[0], CHAT, {"systemPrompt": "You are a pirate."})
+    if by_hand is None:
+        await two[0].rows("delete from admin_config where config_key = 'chat_model_agent_google'")
+    else:
+        await two[0].rows("alter table admin_config disable trigger trigger_validate_admin_config")
+        await two[0].rows(f"update admin_config set {by_hand} where config_key = 'chat_model_agent_google'")
+    async with running(settings_for(api_database_url, emulator), database_url) as new:
+        answers = await said_on([*two, new], "ada")
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert [request.system for request in emulator.requests[-3:]] == ["You are a pirate."] * 3

@@ -247,7 +247,7 @@ def current(row: Configuration) -> dict[str, Any]:
     return {
         "key": row.key,
         "version": row.version,
-        "etag": row.tag,
+        "etag": f'"{row.tag}"',
         "updatedAt": row.updated_at and row.updated_at.isoformat(),
         "data": row.data,
     }

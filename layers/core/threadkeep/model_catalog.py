@@ -238,7 +238,7 @@ def current(model: Model) -> dict[str, Any]:
         "outputPrice": float(model.output_price),
         "metadata": model.metadata,
         "updatedAt": model.updated_at.isoformat(),
-        "etag": model.tag,
+        "etag": f'"{model.tag}"',
     }
 
 
