@@ -147,16 +147,15 @@ async def patch_configuration(
 @router.delete(
     "/{key}",
     summary="Put a configuration back to what was delivered",
+    response_model=ConfigurationView,
     responses={204: {"description": "It was under a key that nothing reads, and is deleted."}},
 )
 async def reset_configuration(
     key: str, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
-) -> ConfigurationView:
+) -> ConfigurationView | Response:
     """No turn works without its configuration, so none of the known ones is ever gone."""
     row = await admin_configuration.reset(here.database, administrator, key, if_match=if_match)
-    if row is None:
-        return Response(status_code=204)  # type: ignore[return-value]
-    return _tagged(row, response)
+    return Response(status_code=204) if row is None else _tagged(row, response)
 
 
 @router.get("/{key}/history", summary="What was changed of a configuration, newest first")

@@ -400,7 +400,11 @@ async def test_patches_at_once_without_a_condition_are_all_kept(api: httpx.Async
     first = await read(api)
     patches: list[dict[str, Any]] = [{"tools": {tool: {"enabled": False}}} for tool in tools]
     patches += [{"rateLimit": {limit: 7}} for limit in ("perMinute", "perHour", "perDay")]
-    answers = await asyncio.gather(*[api.patch(CHAT, headers=ROOT, json=patch) for patch in patches])
+    whatever_it_is = ROOT | {"if-match": "*"}
+    answers = await asyncio.gather(
+        *[api.patch(CHAT, headers=ROOT, json=patch) for patch in patches[::2]],
+        *[api.patch(CHAT, headers=whatever_it_is, json=patch) for patch in patches[1::2]],
+    )
     assert [answer.status_code for answer in answers] == [200] * len(patches)
     data = (await read(api))["data"]
     assert data["rateLimit"] == {"perMinute": 7, "perHour": 7, "perDay": 7}

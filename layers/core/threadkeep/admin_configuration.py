@@ -178,14 +178,16 @@ async def patch(
     Without `if_match` the patch is applied to whatever is there, and what others change meanwhile stays.
     """
 
+    wanted = None if if_match is None or "*" in if_match else if_match
+
     async def change() -> Configuration:
         row = await read(database, administrator, _known(key))
-        if if_match is not None and not {"*", row.tag} & set(if_match):
+        if wanted is not None and row.tag not in wanted:
             raise _changed_meanwhile(row)
         changed, _ = await put(database, administrator, key, patches.merged(row.data, changes), if_match=[str(row.tag)])
         return changed
 
-    return await patches.until_unchanged(change) if if_match is None else await change()
+    return await patches.until_unchanged(change) if wanted is None else await change()
 
 
 async def reset(

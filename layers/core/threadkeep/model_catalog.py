@@ -186,9 +186,11 @@ async def change(
     it is as `current`, and `conflict:model` if its provider would be left without an active default.
     """
 
+    wanted = None if if_match is None or "*" in if_match else if_match
+
     async def once() -> Model:
         found = await read(database, administrator, model)
-        if if_match is not None and not {"*", found.tag} & set(if_match):
+        if wanted is not None and found.tag not in wanted:
             raise _changed_meanwhile(found)
         metadata = patches.merged(found.metadata, changes.get("metadata", {}))
         parse_model_metadata(metadata)
@@ -197,7 +199,7 @@ async def change(
         statements = [write] if written != _fields(found) else []
         return await _changed(database, administrator, model, [found.tag], *statements)
 
-    return await patches.until_unchanged(once) if if_match is None else await once()
+    return await patches.until_unchanged(once) if wanted is None else await once()
 
 
 async def make_default(database: Database, administrator: Principal, model: str, *, if_match: IfMatch = None) -> Model:
