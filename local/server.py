@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from functions.account import app as account
+from functions.admin import app as admin
 from functions.auth_trigger import app as auth_trigger
 from functions.chat import app as chat
 from functions.documents import app as documents
@@ -71,6 +72,7 @@ def application(settings: Settings) -> FastAPI:
         sessions.router,
         documents.router,
         account.router,
+        *admin.ROUTERS,
         auth_trigger.router,
         runtime=Runtime.of(settings),
     )

@@ -9,13 +9,23 @@ from typing import Annotated, Any, Final, Self
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import Field, StringConstraints
 
 from threadkeep import differences, documents, ids, sheets, suggestions
 from threadkeep.pages import MAXIMUM_CURSOR_CHARACTERS
-from threadkeep.web import ApiModel, Moment, Page, RequestModel, SignedIn, lambda_handler, moment
+from threadkeep.web import (
+    ApiModel,
+    Moment,
+    Page,
+    RequestModel,
+    SignedIn,
+    entity_tag,
+    lambda_handler,
+    moment,
+)
+from threadkeep.web import IfMatch as WantedTags
 
 router = APIRouter(prefix="/api/documents", tags=["documents"])
 
@@ -38,17 +48,15 @@ FILES: Final[dict[documents.Kind, tuple[str, str]]] = {
     "sheet": ("csv", "text/csv"),
 }
 
-_ENTITY_TAG: Final = re.compile(r'(W/)?"([^"]*)"')
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NOT_IN_A_FILE_NAME: Final = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|]+')
 
 
-def condition(header: Annotated[str | None, Header(alias="If-Match")] = None) -> list[UUID] | None:
+def condition(tags: WantedTags) -> list[UUID] | None:
     """The versions one of which must be the newest; None for any. A tag that is none of ours matches nothing."""
-    if header is None or header.strip() == "*":
+    if tags is None or tags == ["*"]:
         return None
-    # A weak tag never matches here (RFC 9110, 13.1.1).
-    return [UUID(tag) for weak, tag in _ENTITY_TAG.findall(header) if not weak and _UUID.fullmatch(tag)]
+    return [UUID(tag) for tag in tags if _UUID.fullmatch(tag)]
 
 
 IfMatch = Annotated[list[UUID] | None, Depends(condition)]
@@ -311,7 +319,7 @@ async def revert_document(
 async def export_document(document: str, user: SignedIn, here: Surroundings) -> Response:
     found = await documents.read(here.database, user, ids.document_id(document))
     ending, media_type = FILES[found.kind]
-    headers = {"content-disposition": _disposition(found, ending), "etag": _entity_tag(found)}
+    headers = {"content-disposition": _disposition(found, ending), "etag": entity_tag(str(found.version_id))}
     return Response(found.content, media_type=media_type, headers=headers)
 
 
@@ -370,12 +378,8 @@ async def reject_suggestion(document: str, suggestion: UUID, user: SignedIn, her
 
 
 def _tagged(document: documents.Document, response: Response) -> DocumentView:
-    response.headers["etag"] = _entity_tag(document)
+    response.headers["etag"] = entity_tag(str(document.version_id))
     return DocumentView.of(document)
-
-
-def _entity_tag(document: documents.Document) -> str:
-    return f'"{document.version_id}"'
 
 
 def _disposition(document: documents.Document, ending: str) -> str:

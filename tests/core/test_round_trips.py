@@ -10,7 +10,7 @@ import pytest
 
 from tests.crowd import begin, somebody
 from tests.round_trips import Proxy, counted
-from threadkeep import messages, sessions
+from threadkeep import admin_configuration, messages, model_catalog, sessions
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import ANONYMOUS, SERVICE
@@ -75,6 +75,23 @@ async def test_each_read_and_change_of_sessions_is_one_round_trip(warm: Database
     await sessions.change(warm, user, session, {"title": "Hi"})
     await sessions.delete(warm, user, session)
     assert proxy.round_trips == 8
+
+
+async def test_a_change_of_the_configuration_is_one_round_trip_and_one_more_for_what_it_changes(
+    warm: Database, proxy: Proxy
+) -> None:
+    administrator, key = somebody(is_admin=True), "chat_model_agent_google"
+    found = await admin_configuration.read(warm, administrator, key)
+    await admin_configuration.put(warm, administrator, key, found.data | {"systemPrompt": "Be brief."})
+    await admin_configuration.history(warm, administrator, key, limit=20, cursor=None)
+    await model_catalog.make_default(warm, administrator, "gemini-2.5-pro")
+    await model_catalog.delete(warm, administrator, "gemini-2.5-flash")
+    assert proxy.round_trips == 5
+    proxy.reset()
+    await admin_configuration.patch(warm, administrator, key, {"enabled": False})
+    await admin_configuration.reset(warm, administrator, key)
+    await model_catalog.change(warm, administrator, "gemini-2.5-pro", {"name": "Pro"})
+    assert proxy.round_trips == 6
 
 
 async def test_the_beginning_of_a_turn_is_one_round_trip(warm: Database, proxy: Proxy) -> None:

@@ -73,8 +73,9 @@ WRITABLE: Final[dict[str, tuple[str, str]]] = {
 # Who may execute what. A function that is in no line is one that nobody thought about.
 FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     ("anon", "authenticated", "service_role"): """
-        private.caller_id private.fail private.is_service private.message_text private.require_active_caller
         private.offered_models
+        private.caller_id private.entity_tag private.fail private.is_service
+        private.message_text private.require_active_caller
         public.get_public_messages public.get_public_session public.get_user_role public.is_current_user_admin
     """,
     ("authenticated", "service_role"): """
@@ -82,6 +83,8 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         private.accept_suggestions private.add_suggestion private.create_document private.delete_document_versions
         private.hold_document private.only_place private.reject_suggestion private.revert_document
         private.save_document
+        private.configuration_obstacles private.delete_model private.hold_administration private.hold_configuration
+        private.hold_model private.make_model_default private.remove_configuration private.set_configuration
         private.attachment_list private.begin_turn private.choose_model private.configuration_if_newer
         private.consume_limits private.create_session private.delete_messages_from private.delete_sessions
         private.end_running_turn private.ensure_profile private.keep_guest

@@ -25,6 +25,7 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
 from threadkeep.configuration import ModelMetadata, parse_model_metadata
+from threadkeep.model_catalog import is_priced
 from threadkeep_agents.bursts import Bursts
 
 CHARACTERS_PER_TOKEN: Final = 4
@@ -57,7 +58,7 @@ class PricedModel:
     @property
     def is_priced(self) -> bool:
         """Whether there is a price; without one the usage still counts, and is flagged."""
-        return self.provider == OFFLINE or self.input_price > 0 or self.output_price > 0
+        return self.provider == OFFLINE or is_priced(self.input_price, self.output_price)
 
 
 OFFLINE_MODEL: Final = PricedModel(OFFLINE, OFFLINE, Decimal(0), Decimal(0), ModelMetadata(), thinking_enabled=False)

@@ -27,10 +27,11 @@ from threadkeep_agents.tools import TurnContext
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All rows of `admin_config` of one version, and those that were read of them."""
+    """All rows of `admin_config` of one version, the last good ones of those that are broken, and what was read."""
 
     version: int
     rows: dict[str, Any]
+    last_good: dict[str, Any]
     read: dict[str, Any] = field(default_factory=dict)
 
 
@@ -43,7 +44,6 @@ class Roster:
     def __init__(self) -> None:
         self._configuration: Configuration | None = None
         self._agents: dict[str, Agent[TurnContext, str]] = {}
-        self._good: dict[str, Any] = {}
 
     @property
     def version(self) -> int | None:
@@ -60,7 +60,9 @@ class Roster:
     def take(self, configuration: dict[str, Any] | None) -> None:
         """Takes what Begin brought, if it is newer than what is at hand."""
         if configuration is not None and (self.version is None or configuration["version"] > self.version):
-            self._configuration = Configuration(configuration["version"], configuration["rows"])
+            self._configuration = Configuration(
+                configuration["version"], configuration["rows"], configuration["lastGood"] or {}
+            )
             self._agents = {}
 
     def chat_agent(self, provider: Provider) -> Agent[TurnContext, str]:
@@ -106,13 +108,14 @@ class Roster:
         if known is not None:
             return known
         try:
-            self._good[key] = parse_configuration(key, self._configuration.rows.get(key))
+            shape = parse_configuration(key, self._configuration.rows.get(key))
         except ThreadkeepError as error:
             logger.error(
                 "configuration row is broken",
                 extra={"key": key, "problems": [f"{field.field}: {field.message}" for field in error.fields]},
             )
-            if key not in self._good:
+            if key not in self._configuration.last_good:
                 raise ThreadkeepError("unavailable:api") from error
-        self._configuration.read[key] = self._good[key]
-        return self._good[key]
+            shape = parse_configuration(key, self._configuration.last_good[key])
+        self._configuration.read[key] = shape
+        return shape

@@ -22,7 +22,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from threadkeep.errors import SENTENCES, ThreadkeepError
+from threadkeep.errors import SENTENCES, FieldError, ThreadkeepError
 from threadkeep.identity import Principal, Service
 
 Actor = Principal | Service
@@ -168,6 +168,7 @@ def domain_error(error: psycopg.Error) -> ThreadkeepError:
     code = extra.pop("code")
     detail = extra.pop("detail", None)
     retry_after = extra.pop("retryAfter", None)
+    fields = [FieldError(**field) for field in extra.pop("fields", ())]
     if code not in SENTENCES and detail is None:
         raise AssertionError(f"no sentence for {code}") from error
-    return ThreadkeepError(code, detail, retry_after=retry_after, extra=extra)
+    return ThreadkeepError(code, detail, fields=fields, retry_after=retry_after, extra=extra)

@@ -342,9 +342,16 @@ def run(connection: Connection, migration: Migration, timeouts: Timeouts) -> App
     # Before each file, because the one before it may have set them for itself.
     configure(connection, timeouts, for_transaction=True)
     with _named_after(migration):
+        _say_that_it_runs(connection, migration.name)
         connection.execute(migration.text.encode())
         check_deferred_constraints(connection)
+        _say_that_it_runs(connection, "")
     return record(connection, migration, started)
+
+
+def _say_that_it_runs(connection: Connection, name: str) -> None:
+    """For the history of configurations: what a migration writes is a seed there."""
+    connection.execute("select set_config('threadkeep.migration', %(name)s, true)", {"name": name})
 
 
 def configure(connection: Connection, timeouts: Timeouts, *, for_transaction: bool) -> None:

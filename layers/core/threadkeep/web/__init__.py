@@ -6,12 +6,14 @@ same routers by `create_app`. Who calls, errors, correlation, CORS and body chec
 
 from threadkeep.web.app import LambdaHandler, Runtime, create_app, lambda_handler
 from threadkeep.web.callers import Administrator, Caller, Moment, SignedIn, Visitor, client_address, end_guest, moment
+from threadkeep.web.conditions import IfMatch, entity_tag
 from threadkeep.web.models import ApiModel, Page, RequestModel
 
 __all__ = [
     "Administrator",
     "ApiModel",
     "Caller",
+    "IfMatch",
     "LambdaHandler",
     "Moment",
     "Page",
@@ -22,6 +24,7 @@ __all__ = [
     "client_address",
     "create_app",
     "end_guest",
+    "entity_tag",
     "lambda_handler",
     "moment",
 ]
