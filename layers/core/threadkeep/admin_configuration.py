@@ -62,7 +62,7 @@ class Configuration:
     @property
     def is_known(self) -> bool:
         """Whether anything reads this key."""
-        return self.key in configuration.SHAPES
+        return configuration.is_key(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +193,9 @@ async def patch(
 async def reset(
     database: Database, administrator: Principal, key: str, *, if_match: IfMatch = None
 ) -> Configuration | None:
-    """Puts a configuration back to what `sql/` made; one under a key that nothing reads is deleted (None).
+    """Puts a configuration back to what `sql/` made; that of a team's own tool, or of nothing, is deleted (None).
 
-    Every known key is needed by every turn, so none of them is ever without a row. Raises as `put` does, and
+    Every other key is needed by every turn, so none of them is ever without a row. Raises as `put` does, and
     `conflict:configuration` where no seed is known.
     """
     if key not in configuration.SHAPES:
@@ -293,7 +293,7 @@ def _possible(key: str) -> str:
 
 
 def _known(key: str) -> str:
-    if key not in configuration.SHAPES:
+    if not configuration.is_key(key):
         raise not_found("configuration")
     return key
 

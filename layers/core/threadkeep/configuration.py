@@ -62,6 +62,11 @@ def config_key(agent: Agent, provider: Provider) -> str:
     return f"{agent}_{provider}"
 
 
+def is_key(config_key: str) -> bool:
+    """Whether a row under this key is read by anything."""
+    return config_key in SHAPES or TOOL_KEY.fullmatch(config_key) is not None
+
+
 @overload
 def parse_configuration(config_key: Literal["app_settings"], data: object) -> AppSettings: ...
 @overload
