@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from functions.account import app as account
+from functions.admin import app as admin
 from functions.auth_trigger import app as auth_trigger
 from functions.chat import app as chat
 from functions.documents import app as documents
@@ -72,6 +73,7 @@ def application(settings: Settings) -> FastAPI:
         documents.router,
         account.router,
         auth_trigger.router,
+        *admin.ROUTERS,
         runtime=Runtime.of(settings),
     )
 
