@@ -167,6 +167,11 @@ async def test_many_who_disable_and_enable_at_once_leave_one_of_the_two(api: htt
 async def server(api_database_url: str, database_url: str, emulator: Emulator) -> AsyncIterator[ChatServer]:
     settings = settings_for(api_database_url, emulator, DATABASE_POOL_SIZE="8")
     async with running(settings, database_url, sessions.router, documents.router, *admin.ROUTERS) as server:
+        # Without titles a turn is one model request.
+        await server.rows(
+            'update admin_config set config_data = config_data || \'{"titles": {"enabled": false}}\' '
+            "where config_key = 'app_settings'"
+        )
         yield server
 
 
