@@ -1,4 +1,4 @@
-"""`python -m bench.admin_pages [--rows N]`: the pages of administrators over ten million usage rows, with their plans.
+"""`python -m bench --administration`: the pages of administrators over ten million usage rows, with their plans.
 
 A PostgreSQL of its own is filled with a year of 100,000 users, rolled up by the schedule's own work, and asked through
 the functions that the routes call. It takes some minutes and 8 GB of disk, and is gone afterwards.
@@ -6,9 +6,7 @@ the functions that the routes call. It takes some minutes and 8 GB of disk, and 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import shutil
 import sys
 import tempfile
@@ -147,19 +145,16 @@ class Explaining(Database):
 Page = Callable[[Database], Awaitable[Any]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.admin_pages", description=__doc__)
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--plans", action="store_true", help="print each page's plan")
-    given = parser.parse_args()
+def measure(rows: int = ROWS, *, with_plans: bool = False) -> None:
+    """Fills, rolls up, asks and prints a table of the pages, and the plan of each if wanted."""
     folder = Path(tempfile.mkdtemp(prefix="threadkeep-bench-"))
     # Open to the account that PostgreSQL runs as when this is root.
     folder.chmod(0o755)
     try:
         with EmbeddedPostgres(folder / "postgres", durable=False) as postgres:
             apply(postgres.dsn(), SQL)
-            _fill(postgres.dsn(), given.rows)
-            asyncio.run(_measure(postgres.dsn(user=API_ROLE), with_plans=given.plans))
+            _fill(postgres.dsn(), rows)
+            asyncio.run(_measure(postgres.dsn(user=API_ROLE), with_plans=with_plans))
     finally:
         discard(folder / "postgres")
         shutil.rmtree(folder)
@@ -311,8 +306,3 @@ async def _settle_some(database: Database) -> None:
 
 def _say(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
