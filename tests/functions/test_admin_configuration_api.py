@@ -522,6 +522,23 @@ async def test_a_row_under_a_key_that_nothing_reads_can_be_read_and_deleted(
     assert [entry["operation"] for entry in await history(api, path)] == ["delete", "insert"]
 
 
+async def test_the_row_of_an_own_tool_is_made_changed_and_deleted(api: httpx.AsyncClient) -> None:
+    path = f"{CONFIG}/tool_weather"
+    row = {
+        "enabled": True,
+        "rateLimit": {"perMinute": 1, "perHour": 2, "perDay": 3},
+        "server": {"url": "https://tools.example.com/mcp", "secret": "weather", "allowedTools": ["forecast"]},
+    }
+    assert (await api.put(path, headers=ROOT, json=row)).status_code == 201
+    assert (await api.patch(path, headers=ROOT, json={"enabled": False})).status_code == 200
+    wrong = await api.patch(path, headers=ROOT, json={"server": {"url": "ftp://tools.example.com"}})
+    assert wrong_fields(wrong).keys() == {"server.url"}
+    schema = (await api.get(f"{path}/schema", headers=ROOT)).json()
+    assert "server" in schema["properties"]
+    assert (await api.delete(path, headers=ROOT)).status_code == 204
+    assert problem(await api.get(path, headers=ROOT)) == (404, "not_found:configuration")
+
+
 # Deleting is putting back
 
 

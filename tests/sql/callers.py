@@ -180,6 +180,7 @@ def rows_of(connection: Connection, user: UUID) -> Values:
     file = {"storage_key": str(uuid4()), "filename": "a", "kind": "text", "media_type": "text/plain", "size_bytes": 1}
     agent = {"agent_type": "chat_model_agent"}
     window = {"period_start": "2020-01-01", "period_end": "2020-01-02", "limit_type": "daily", "limit_value": 1}
+    spent = {"day": "2020-01-01", "provider": "p", "model_used": "m"}
     budget = {"scope": "user", "month": "2020-01-01", "amount": 1, "stream_id": stream, **lease}
     activity = {"activity_type": "chat_create", "activity_category": "chat", **correlated}
     operation = {"operation_type": "search", "operation_category": "search", **agent, **correlated}
@@ -195,6 +196,7 @@ def rows_of(connection: Connection, user: UUID) -> Values:
         "stream": stream,
         "file": _insert(connection, "public.files", **file, **of_user),
         "usage": _insert(connection, "public.usage_logs", request_id=uuid4(), **agent, **of_user),
+        "spent": _insert(connection, "public.usage_user_daily", **spent, **agent, **of_user),
         "window": _insert(connection, "public.rate_limit_tracking", **agent, **window, **of_user),
         "reservation": _insert(connection, "public.budget_reservations", **budget, **of_user),
         "repository": _insert(connection, "public.github_repositories", repo_owner="a", repo_name="b", **of_user),
@@ -241,6 +243,18 @@ def _shared_rows(connection: Connection) -> Values:
             purpose="guest",
             limit_type="daily",
             period_start="2020-01-01",
+        ),
+        "report": _insert(
+            connection,
+            "private.upkeep_reports",
+            started_at="2020-01-01",
+            finished_at="2020-01-01",
+            seconds=0,
+            kinds=Jsonb([]),
+        ),
+        "request": _insert(connection, "private.upkeep_requests", requested_at="2020-01-01"),
+        "size": _insert(
+            connection, "private.table_sizes", measured_on="2020-01-01", name="t", bytes=0, estimated_rows=0
         ),
         "orphan": _insert(connection, "private.quarantine", source_table="t", reason="r", original=Jsonb({})),
     }

@@ -27,6 +27,7 @@ public.admin_config_history         ----      .---  .---  .---  .---        .---
 public.model_config                 ----      s-..  s-..  s-..  s-..        .-..     siud  .-..           siud    ----
 public.usage_logs                   ----      .---  .---  s---  s---        .---     s---  .---           siud    ----
 public.usage_daily                  ----      .---  .---  .---  .---        .---     s---  .---           siud    ----
+public.usage_user_daily             ----      .---  .---  .---  .---        .---     s---  .---           siud    ----
 public.budget_reservations          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 public.rate_limit_tracking          ----      .---  .---  s---  s---        .---     .---  .---           siud    ----
 public.error_logs                   ----      .-.-  .-.-  s-.-  s-.-        .-.-     s-u-  .-.-           siud    ----
@@ -42,6 +43,10 @@ private.revoked_principals          ----      ----  ----  ----  ----        ----
 private.guest_windows               ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.identity_deletions          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.quarantine                  ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.usage_roll_up               ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.upkeep_reports              ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.upkeep_requests             ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.table_sizes                 ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 """
 
 # What a person may write: the columns of an insert, and those of an update.
@@ -93,7 +98,14 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         public.get_current_user_usage_summary public.is_agent_activity_logging_enabled
         public.is_user_activity_logging_enabled
     """,
+    ("authenticated",): """
+        private.dead_turns private.last_upkeep private.log_months private.migration_ledger private.request_upkeep
+        private.require_administrator private.set_account_disabled private.slow_queries private.table_growth
+        private.tables_without_policies private.usage_rolled_up_through private.usage_since_roll_up
+        private.withdraw_upkeep_request
+    """,
     ("service_role",): """
+        private.keep_upkeep_report private.plan_usage_roll_up private.roll_up_usage
         private.admin_config_problem private.admin_config_shape private.admin_config_shape_of_agents
         private.agent_configuration private.claim_guest private.leaf_problem_of_agents
         private.app_settings private.month_reserved private.month_spent private.take_identity_deletion
@@ -109,6 +121,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         public.get_logging_config public.purge_old_activity_logs
     """,
     (): """
+        private.add_to_usage_user_daily private.correct_usage_user_daily private.sizes_of_tables
         public.ensure_single_default_model_per_provider public.handle_auth_user_deletion public.handle_new_user
         public.update_admin_config_timestamp public.update_model_config_timestamp public.validate_admin_config_data
         public.validate_user_id
@@ -248,6 +261,15 @@ STATEMENTS: Final[dict[str, dict[str, str]]] = {
         "update": "update public.usage_daily set requests = 0",
         "delete": "delete from public.usage_daily",
     },
+    "public.usage_user_daily": {
+        "select": "select from public.usage_user_daily where user_id = %(user)s",
+        "insert": """
+            insert into public.usage_user_daily (user_id, day, agent_type, provider, model_used)
+            values (%(user)s, '2020-01-02', 'a', 'p', 'm')
+        """,
+        "update": "update public.usage_user_daily set requests = 0 where user_id = %(user)s",
+        "delete": "delete from public.usage_user_daily where user_id = %(user)s",
+    },
     "public.budget_reservations": {
         "select": "select from public.budget_reservations where id = %(reservation)s",
         "insert": """
@@ -314,6 +336,29 @@ STATEMENTS: Final[dict[str, dict[str, str]]] = {
     "private.quarantine": {
         "update": "update private.quarantine set reason = 'r'",
         "insert": "insert into private.quarantine (source_table, reason, original) values ('t', 'r', '{}')",
+    },
+    "private.usage_roll_up": {
+        # There is one row and never a second one, so only an upsert can succeed.
+        "insert": """
+            insert into private.usage_roll_up (through) values (now())
+            on conflict (only_row) do update set through = excluded.through
+        """,
+    },
+    "private.upkeep_reports": {
+        "insert": """
+            insert into private.upkeep_reports (started_at, finished_at, seconds, kinds) values (now(), now(), 0, '[]')
+        """,
+    },
+    "private.upkeep_requests": {
+        "insert": """
+            insert into private.upkeep_requests (requested_at) values (now())
+            on conflict (only_row) do update set requested_at = excluded.requested_at
+        """,
+    },
+    "private.table_sizes": {
+        "insert": """
+            insert into private.table_sizes (measured_on, name, bytes, estimated_rows) values ('2020-01-02', 't', 0, 0)
+        """,
     },
     "private.configuration_version": {
         # There is one row and never a second one, so only an upsert can succeed.

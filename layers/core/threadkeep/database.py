@@ -71,6 +71,16 @@ class Database:
         """Gives all connections back."""
         await self._pool.close()
 
+    def pool(self) -> dict[str, int]:
+        """This process's connections: how many there may be, are, lie idle, and how many calls wait for one."""
+        stats = self._pool.get_stats()
+        return {
+            "most": self._pool.max_size,
+            "open": stats.get("pool_size", 0),
+            "idle": stats.get("pool_available", 0),
+            "waiting": stats.get("requests_waiting", 0),
+        }
+
     async def run(self, actor: Actor, *statements: Statement, require_active: bool = True) -> list[Rows]:
         """Runs the statements as the actor in one transaction; the rows of each, in order.
 

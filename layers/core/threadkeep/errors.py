@@ -54,10 +54,14 @@ SENTENCES: Final = {
     "not_found:session": "There is no such session.",
     "not_found:message": "There is no such message in this session.",
     "not_found:vote": "There is no vote on this message.",
+    "not_found:error": "There is no such error.",
+    "not_found:user": "There is no such user.",
+    "not_found:statistics": "The extension pg_stat_statements is not installed.",
     "not_found:model": "There is no such model, or it is not active.",
     "not_found:configuration": "There is no configuration under this key.",
     "not_found:history": "There is no such entry in the history of this configuration.",
     "method_not_allowed:api": "This address does not take that method.",
+    "conflict:account": "Nobody can disable or enable their own account.",
     "conflict:chat": "This session is answering another message. Wait for it, or stop it first.",
     "conflict:document": "A document with this id and other content is already there.",
     "conflict:configuration": "No seed of this configuration is known here. Put another one in its place instead.",
@@ -99,6 +103,7 @@ SENTENCES: Final = {
     "unavailable:auth": "Sign-in cannot be checked now. Try again shortly.",
     "provider:configuration": "The model's provider refused this installation's key or model.",
     "unavailable:database": "The database cannot take this request now. Try again shortly.",
+    "unavailable:purge": "The purge cannot be started now. Try again shortly.",
     "unavailable:api": "This cannot be served now. Try again shortly.",
 }
 

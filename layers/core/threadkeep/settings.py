@@ -193,6 +193,7 @@ class Settings(BaseModel):
     trace_content: bool = False
     environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "local"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    purge_function_name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9:_.-]{1,170}$")] = None
     max_body_bytes: Annotated[int, Field(ge=1024, le=10 * 1024 * 1024)] = 4 * 1024 * 1024
 
     @classmethod

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import errors as pg
 from pydantic import BaseModel, ConfigDict
 
-from threadkeep import error_log, identity_deletion
+from threadkeep import error_log, identity_deletion, upkeep_reports
 from threadkeep.database import Database, Parameters, Rows
 from threadkeep.errors import ThreadkeepError
 from threadkeep.guests import LIFETIME
@@ -28,6 +28,9 @@ from threadkeep.settings import Settings
 
 MONTHS_AHEAD: Final = 3
 STREAM_KEPT: Final = timedelta(minutes=10)
+# Usage by user is rolled up when it is this old, so that a server's clock may be set back by less than that.
+ROLLED_UP_AFTER: Final = timedelta(minutes=5)
+ROLL_UP_BATCH: Final = 20_000
 # The longest window is a day, and "yesterday" may still be asked for.
 WINDOW_KEPT: Final = timedelta(days=2)
 # A returning guest's token is renewed and his profile touched with it: after this long none of his tokens is valid.
@@ -87,7 +90,17 @@ async def run(database: Database, settings: Settings | None = None, *, deadline:
     reports = [await job.report() for job in jobs]
     report = Report(kinds=tuple(reports), seconds=round(time.monotonic() - started, 3))
     logger.info("upkeep", extra={"report": report.model_dump()})
+    await _keep(database, report)
     return report
+
+
+async def _keep(database: Database, report: Report) -> None:
+    """Stores the report for administrators; work that was done does not fail for want of it."""
+    kinds = [kind.model_dump() for kind in report.kinds]
+    try:
+        await upkeep_reports.keep(database, seconds=report.seconds, kinds=kinds)
+    except (ThreadkeepError, psycopg.Error) as error:
+        await _record(database, "upkeep:report", "The report of the upkeep was not stored.", error)
 
 
 async def recover_dead_turns(database: Database, *, alone: bool = False) -> int:
@@ -246,6 +259,13 @@ async def _logs(bounded: _Bounded) -> AsyncGenerator[int, None]:
         yield deleted
 
 
+async def _usage_roll_up(bounded: _Bounded) -> AsyncGenerator[int, None]:
+    await bounded.rows("select private.plan_usage_roll_up(%(lag)s)", {"lag": ROLLED_UP_AFTER})
+    roll_up = "select private.roll_up_usage(%(batch)s) as number"
+    while (rows := (await bounded.rows(roll_up, {"batch": ROLL_UP_BATCH}))[0]["number"]) is not None:
+        yield rows
+
+
 async def _batches(bounded: _Bounded, *, delete: LiteralString, batch: int) -> AsyncGenerator[int, None]:
     while True:
         deleted = await bounded.number(delete, {"batch": batch, **_KEPT})
@@ -278,6 +298,7 @@ def _rows_past_their_time(table: LiteralString, due: LiteralString, batch: int) 
 _KEPT: Final = {
     "ahead": MONTHS_AHEAD,
     "stream_kept": STREAM_KEPT,
+    "rolled_up_after": ROLLED_UP_AFTER,
     "window_kept": WINDOW_KEPT,
     "guest_kept": GUEST_KEPT,
 }
@@ -344,6 +365,20 @@ _KINDS: Final[dict[str, tuple[Steps, LiteralString]]] = {
         )
         """,
         batch=20,
+    ),
+    # What a run could not roll up yet is not counted: that is due to the next one.
+    "usage_roll_up": (
+        _usage_roll_up,
+        """
+        select count(*) as number
+        from (
+            select
+            from private.usage_roll_up as s
+            join public.usage_logs as u on u.response_timestamp >= coalesce(s.through, '-infinity')
+            where u.response_timestamp < now() - 3 * %(rolled_up_after)s
+            limit %(counted)s
+        ) as due
+        """,
     ),
     "past_log_partitions": (
         _past_partitions,
