@@ -39,12 +39,14 @@ WHOLE: Final[dict[str, str]] = {
     "CertificateArn": f"arn:aws:acm:us-east-1:{ACCOUNT}:certificate/0a1b2c3d",
     "AlarmEmail": "operators@example.com",
     "OtlpEndpoint": "https://otlp.example.com",
+    "GitHubTokenSecrets": "threadkeep/github/",
     "ChatConcurrency": "50",
     "SnapStart": "PublishedVersions",
     **{
         name: SECRET_ARN + name
         for name in (
             "AuthHookSecretArn",
+            "OtlpHeadersSecretArn",
             "OpenAiApiKeySecretArn",
             "AnthropicApiKeySecretArn",
             "GeminiApiKeySecretArn",

@@ -31,7 +31,6 @@ READ_ELSEWHERE: Final = {
     "AWS_LWA_INVOKE_MODE": "Lambda Web Adapter",
     "AWS_LWA_PORT": "Lambda Web Adapter and run.sh",
     "AWS_LWA_READINESS_CHECK_PATH": "Lambda Web Adapter",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "OpenTelemetry",
     "DATABASE_HOST": "the reading of a database's secret",
     "DATABASE_NAME": "the reading of a database's secret",
     "FILES_BUCKET": "the store of files",
@@ -81,8 +80,8 @@ RIGHTS: Final[dict[str, set[str]]] = {
 DATABASE, GUESTS, MIGRATION = "DatabaseUrlSecretArn", "GuestTokenKeys", "MigrationDatabaseUrlSecretArn"
 MODELS: Final = {"OpenAiApiKeySecretArn", "AnthropicApiKeySecretArn", "GeminiApiKeySecretArn"}
 READABLE_SECRETS: Final[dict[str, set[str]]] = {
-    "ChatFunction": {DATABASE, GUESTS, "IssuerSecretArn"} | MODELS,
-    "ChatStreamFunction": {DATABASE, GUESTS, "IssuerSecretArn"} | MODELS,
+    "ChatFunction": {DATABASE, GUESTS, "IssuerSecretArn", "OtlpHeadersSecretArn", "people/*"} | MODELS,
+    "ChatStreamFunction": {DATABASE, GUESTS, "IssuerSecretArn", "OtlpHeadersSecretArn", "people/*"} | MODELS,
     "SessionsFunction": {DATABASE, GUESTS, "IssuerSecretArn"},
     "DocumentsFunction": {DATABASE, GUESTS, "IssuerSecretArn"},
     "FilesFunction": {DATABASE, GUESTS, "IssuerSecretArn"},
@@ -303,7 +302,8 @@ def test_a_role_may_do_what_its_function_does_and_no_more(function: str) -> None
 
 @pytest.mark.parametrize("function", sorted(RIGHTS))
 def test_a_role_reads_the_secrets_of_its_function_and_no_others(function: str) -> None:
-    everything = {name: stacks.SECRET_ARN + name for name in set().union(*READABLE_SECRETS.values()) - {GUESTS}}
+    given = set().union(*READABLE_SECRETS.values()) - {GUESTS, "people/*"}
+    everything = {"GitHubTokenSecrets": "people/"} | {name: stacks.SECRET_ARN + name for name in given}
     parameters = stacks.values(stacks.root(), stacks.SUPABASE | everything)
     stack = stacks.Stack("root", stacks.translated("supabase"), parameters)
     role = stack.resources[_role("supabase", function)]
