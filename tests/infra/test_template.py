@@ -142,7 +142,10 @@ def test_a_change_of_a_parameter_alone_publishes() -> None:
             "NetworkDatabase.Outputs.SecurityGroupId",
         }, function
     for version in stacks.stack("given").of_type("AWS::Lambda::Version").values():
-        assert version["Properties"]["Description"] == "settings <SettingsVersion>"
+        assert version["Properties"]["Description"] == "settings <SettingsVersion.VersionNumber>"
+    # Lambda publishes nothing for a function that is as it was.
+    for each in stacks.stack("given").of_type("AWS::Lambda::Function").values():
+        assert each["Properties"]["Description"].endswith("(settings <SettingsVersion.VersionNumber>)")
 
 
 @pytest.mark.parametrize("name", ["root", *sorted(path.stem for path in stacks.INFRA.glob("*.yaml"))])
