@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ import pytest
 from cfnlint.api import ManualArgs, lint_file  # type: ignore[import-untyped]
 
 from tests.infra import stacks
-from tests.infra.stacks import INSTALLATIONS, REGION, Template
+from tests.infra.stacks import INSTALLATIONS, REGION, ROOT, Template
 
 # Rules that do not fit, each with its reason.
 IGNORED: Final = {
@@ -166,6 +167,29 @@ def test_a_parameter_refuses_what_would_not_work(parameter: str) -> None:
     good, bad = GOOD_AND_BAD[parameter]
     assert [value for value in good if not pattern.fullmatch(value)] == []
     assert [value for value in bad if pattern.fullmatch(value)] == []
+
+
+def test_the_files_that_name_parameters_name_those_that_there_are() -> None:
+    declared = stacks.root()["Parameters"]
+    configured = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    for installation in ("default", "staging"):
+        given = dict(
+            line.split("=", 1) for line in configured[installation]["deploy"]["parameters"]["parameter_overrides"]
+        )
+        assert set(given) <= set(declared)
+        for name, value in given.items():
+            allowed = declared[name].get("AllowedValues")
+            assert str(value) in map(str, allowed) if allowed else re.fullmatch(declared[name]["AllowedPattern"], value)
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    named = set(re.findall(r'"(\w+)=', page)) | set(re.findall(r"^\| `([A-Z]\w+)`", page, re.MULTILINE))
+    assert named <= set(declared)
+    assert len(named) > 10
+
+
+def test_the_copy_of_the_repository_is_not_built_from() -> None:
+    """With a copy for each function a build would take gigabytes."""
+    configured = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    assert configured["default"]["build"]["parameters"]["build_in_source"] is True
 
 
 def test_every_parameter_stands_in_the_console_under_a_heading() -> None:
