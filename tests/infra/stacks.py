@@ -47,6 +47,7 @@ WHOLE: Final[dict[str, str]] = {
         for name in (
             "AuthHookSecretArn",
             "OtlpHeadersSecretArn",
+            "ToolSecretsArn",
             "OpenAiApiKeySecretArn",
             "AnthropicApiKeySecretArn",
             "GeminiApiKeySecretArn",

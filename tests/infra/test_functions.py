@@ -35,8 +35,6 @@ READ_ELSEWHERE: Final = {
     "DATABASE_NAME": "the reading of a database's secret",
     "FILES_BUCKET": "the store of files",
     "PURGE_FUNCTION_NAME": "the start of a purge",
-    "SUPABASE_URL": "the deletion of identities",
-    "SUPABASE_SERVICE_ROLE_KEY_SECRET_ARN": "the deletion of identities",
     "MIGRATION_DATABASE_URL_SECRET_ARN": "the migrations",
     "API_DATABASE_PASSWORD_SECRET_ARN": "the migrations",
 }
@@ -56,10 +54,6 @@ OUTPUTS: Final = {
 COMING: Final = {
     "/api/files",
     "/api/admin",
-    "/api/usage",
-    "/api/limits",
-    "/api/repositories",
-    "/api/models",
 }
 LOG: Final = {"logs:CreateLogStream", "logs:PutLogEvents"}
 SECRETS: Final = {"secretsmanager:GetSecretValue"}
@@ -80,8 +74,10 @@ RIGHTS: Final[dict[str, set[str]]] = {
 DATABASE, GUESTS, MIGRATION = "DatabaseUrlSecretArn", "GuestTokenKeys", "MigrationDatabaseUrlSecretArn"
 MODELS: Final = {"OpenAiApiKeySecretArn", "AnthropicApiKeySecretArn", "GeminiApiKeySecretArn"}
 READABLE_SECRETS: Final[dict[str, set[str]]] = {
-    "ChatFunction": {DATABASE, GUESTS, "IssuerSecretArn", "OtlpHeadersSecretArn", "people/*"} | MODELS,
-    "ChatStreamFunction": {DATABASE, GUESTS, "IssuerSecretArn", "OtlpHeadersSecretArn", "people/*"} | MODELS,
+    "ChatFunction": {DATABASE, GUESTS, "IssuerSecretArn", "OtlpHeadersSecretArn", "ToolSecretsArn", "people/*"}
+    | MODELS,
+    "ChatStreamFunction": {DATABASE, GUESTS, "IssuerSecretArn", "OtlpHeadersSecretArn", "ToolSecretsArn", "people/*"}
+    | MODELS,
     "SessionsFunction": {DATABASE, GUESTS, "IssuerSecretArn"},
     "DocumentsFunction": {DATABASE, GUESTS, "IssuerSecretArn"},
     "FilesFunction": {DATABASE, GUESTS, "IssuerSecretArn"},
