@@ -50,11 +50,8 @@ OUTPUTS: Final = {
     "<GuestTokenKeys>": stacks.SECRET_ARN + "guests-AbCdEf",
     "<PurgeFunctionAliaslive>": f"arn:aws:lambda:eu-central-1:123456789012:function:{STACK}-purge:live",
 }
-# Prefixes of routes that are agreed and come with their functions.
-COMING: Final = {
-    "/api/files",
-    "/api/admin",
-}
+# Prefixes of routes that are agreed and come with their function.
+COMING: Final = {"/api/files"}
 LOG: Final = {"logs:CreateLogStream", "logs:PutLogEvents"}
 SECRETS: Final = {"secretsmanager:GetSecretValue"}
 LISTED: Final = {"s3:ListBucket"}
@@ -370,10 +367,10 @@ def _environment(function: str, installation: str) -> dict[str, str]:
 
 @cache
 def _api_routes() -> list[tuple[str, str, str]]:
-    """Method, path and tag of each operation that `openapi.json` has."""
+    """Method, path and folder of each operation; all tags but one are named as their folders."""
     document = json.loads((ROOT / "openapi.json").read_text())
     return [
-        (method.upper(), path, operation["tags"][0])
+        (method.upper(), path, {"administration": "admin"}.get(operation["tags"][0], operation["tags"][0]))
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
