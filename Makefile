@@ -13,6 +13,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/core:$(CURDIR)/layers/agents
 help:
 	@echo "make run         the whole system on http://localhost:$${PORT:-8000}"
 	@echo "make test        all tests          make lint       style and types"
+	@echo "make scan        a security scanner reads the templates (.checkov.yaml has the exceptions)"
 	@echo "make bench       speed and memory   make token      a bearer token for the local server (ROLE=admin)"
 	@echo "make db-migrate  (DRY_RUN=1), db-verify, db-reset (YES=delete-everything), db-repair (DRY_RUN=1)"
 	@echo "make openapi     write openapi.json make lock       resolve the dependencies anew"
@@ -42,6 +43,18 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Apart, because it brings a hundred packages along that nothing else needs.
+SCANNER := .scanner
+$(SCANNER)/.ready: requirements/scan.txt $(READY)
+	@test -x $(SCANNER)/bin/python || $(PYTHON) -m venv $(SCANNER)
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(SCANNER)/bin/python requirements/scan.txt
+	@touch $@
+
+.PHONY: scan
+scan: $(SCANNER)/.ready
+	@$(BIN)/python -m tests.infra.stacks $(SCANNER)/templates
+	@$(SCANNER)/bin/checkov --directory $(SCANNER)/templates --config-file .checkov.yaml
+
 .PHONY: bench
 bench: $(READY)
 	@$(BIN)/python -m bench $(ARGS)
@@ -69,6 +82,7 @@ lock: $(READY)
 	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml --extra agents -c requirements/dev.txt -o requirements/agents.txt
 	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/core.txt
+	echo checkov | $(BIN)/uv pip compile --quiet $(LOCK) - -o requirements/scan.txt
 	@grep -E -A2 '^uv==' requirements/dev.txt >/dev/null && \
 	  echo uv | $(BIN)/uv pip compile --quiet $(LOCK) - -c requirements/dev.txt -o requirements/uv.txt
 LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11
