@@ -11,6 +11,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 from pydantic_ai.models.function import AgentInfo
 
 _NOTE: Final = "Threadkeep's offline model wrote this: no provider has a key here."
+_FIRST_LINE: Final = re.compile(r"\A\s*(?:Text|Sheet|Python|Diagram):[^\n]*\n")
 _SHORTER: Final = re.compile(r"\b(short\w*|brief\w*|less)\b", re.IGNORECASE)
 
 
@@ -24,7 +25,8 @@ def decide(messages: list[ModelMessage], info: AgentInfo) -> str | tuple[str, di
         return info.output_tools[0].name, {"response": _edits(current or "")}
     if "Explain" in prompt.rsplit("</request>", 1)[-1]:
         return _explanation(title, current or "")
-    kind = _kind(prompt, request, title)
+    kind = _kind(prompt, request)
+    request = _FIRST_LINE.sub("", request)
     if current is None:
         return _NEW[kind](title, request)
     return _CHANGED[kind](current, request)
@@ -99,7 +101,7 @@ _CHANGED: Final = {
 }
 
 
-def _kind(prompt: str, request: str, _title: str) -> str:
+def _kind(prompt: str, request: str) -> str:
     """By the words of the request and of the template around it."""
     first = request.lstrip().split(":", 1)[0].lower()
     named = {"text": "text", "sheet": "sheet", "python": "python", "diagram": "mermaid"}.get(first)
