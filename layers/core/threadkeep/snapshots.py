@@ -19,7 +19,7 @@ def is_taken() -> bool:
 def prepare(*, fetches_secrets: bool) -> None:
     """Puts into the image what may be there, and has the rest made anew after each restore."""
     # Lambda's runtime brings it along; nothing else needs it.
-    import snapshot_restore_py  # type: ignore[import-not-found]
+    import snapshot_restore_py
 
     snapshot_restore_py.register_after_restore(random.seed)
     if fetches_secrets:
