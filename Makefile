@@ -80,7 +80,7 @@ deploy: $(SAM)/.ready
 	$(SAM)/bin/sam build --build-in-source
 	$(SAM)/bin/sam deploy $(if $(shell grep -s stack_name samconfig.toml),,--guided) $(CAPABILITIES) $(ARGS)
 
-include infra/build.mk
+include $(dir $(lastword $(MAKEFILE_LIST)))infra/build.mk
 
 .PHONY: prices
 prices: $(READY)

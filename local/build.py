@@ -28,6 +28,7 @@ MEBIBYTE: Final = 1 << 20
 # What Lambda unpacks is 250 MiB at most, of both layers and the function together.
 LIMITS: Final[Mapping[str, int]] = {"CoreLayer": 60 * MEBIBYTE, "AgentsLayer": 140 * MEBIBYTE}
 FUNCTION_LIMIT: Final = MEBIBYTE
+BYTECODE_LIMIT: Final = 170 * MEBIBYTE
 
 # Read by compilers, type checkers and people. Metadata stays whole: libraries look up versions and entry points there.
 UNUSED_ENDINGS: Final = frozenset({".c", ".h", ".pxd", ".pxi", ".pyc", ".pyi", ".pyx"})
@@ -38,6 +39,7 @@ NOT_OURS_TO_SHIP: Final = shutil.ignore_patterns("__pycache__", "*.pyc", "*.md",
 # Any time will do, if it is always the same: the zip file holds it, and its hash decides what a deploy changes.
 TIMESTAMP: Final = 1_577_836_800
 REQUIREMENT: Final = re.compile(r"^([a-z0-9._-]+)==.*(?:\n[ \t]+.*)*", re.MULTILINE)
+UNREACHABLE: Final = re.compile(r"error sending request|dns error|connect|timed out|offline", re.IGNORECASE)
 ELF: Final = b"\x7fELF"
 
 
@@ -58,12 +60,13 @@ class Target:
     platform: str | None
     machine: int
     is_elf: bool = True
+    has_bytecode: bool = False
 
     @classmethod
-    def lambda_on(cls, architecture: str) -> Target:
-        """Lambda's runtime on `arm64` or `x86_64`."""
+    def lambda_on(cls, architecture: str, *, has_bytecode: bool = False) -> Target:
+        """Lambda's runtime on `arm64` or `x86_64`; with bytecode if that is asked for."""
         uv_name, machine = MACHINES[architecture]
-        return cls(architecture, RUNTIME, f"{uv_name}-manylinux_2_28", machine)
+        return cls(architecture, RUNTIME, f"{uv_name}-manylinux_2_28", machine, has_bytecode=has_bytecode)
 
     @classmethod
     def this_machine(cls, python: str | None = None) -> Target:
@@ -93,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build what is named, or everything; 0 if all of it may be deployed."""
     chosen = _parser().parse_args(arguments)
     try:
-        target = Target.this_machine() if chosen.host else Target.lambda_on(chosen.arch)
+        with_bytecode = bool(os.environ.get("BYTECODE"))
+        target = Target.this_machine() if chosen.host else Target.lambda_on(chosen.arch, has_bytecode=with_bytecode)
         names = chosen.logical_ids or list(recipes())
         if chosen.into and len(names) > 1:
             raise BuildError("--into takes one artefact.")
@@ -140,10 +144,14 @@ def build(logical_id: str, target: Target, folder: Path) -> Artefact:
     for path in [*files, *(path for path in folder.rglob("*") if path.is_dir())]:
         os.utime(path, (TIMESTAMP, TIMESTAMP))
     size = sum(path.stat().st_size for path in files)
-    limit = LIMITS.get(logical_id, FUNCTION_LIMIT)
+    limit = BYTECODE_LIMIT if target.has_bytecode and logical_id == "AgentsLayer" else _limit(logical_id)
     if size > limit:
         raise BuildError(f"{logical_id} has {_mebibytes(size)} MiB, and may have {_mebibytes(limit)}.")
     return Artefact(logical_id, folder, len(files), size, limit)
+
+
+def _limit(logical_id: str) -> int:
+    return LIMITS.get(logical_id, FUNCTION_LIMIT)
 
 
 def table(artefacts: Sequence[Artefact]) -> str:
@@ -158,6 +166,7 @@ def table(artefacts: Sequence[Artefact]) -> str:
 def _core_layer(folder: Path, target: Target) -> None:
     _install((ROOT / "requirements/core.txt").read_text(), folder / "python", target)
     _copy(ROOT / "layers/core/threadkeep", folder / "python/threadkeep")
+    _compile(folder, target)
 
 
 def _agents_layer(folder: Path, target: Target) -> None:
@@ -169,6 +178,7 @@ def _agents_layer(folder: Path, target: Target) -> None:
     added = [requirement for name, requirement in agents.items() if name not in core]
     _install("\n".join(added), folder / "python", target)
     _copy(ROOT / "layers/agents/threadkeep_agents", folder / "python/threadkeep_agents")
+    _compile(folder, target)
 
 
 def _function(name: str, folder: Path, target: Target) -> None:
@@ -208,9 +218,7 @@ def install(requirements: str, folder: Path, target: Target) -> None:
         command = [_uv(), "pip", "install", "--quiet", *options, *place, "--target", str(folder), "-r", file.name]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
-        unreachable = re.search(
-            r"error sending request|dns error|Connect|timed out|offline", finished.stderr, re.IGNORECASE
-        )
+        unreachable = UNREACHABLE.search(finished.stderr)
         raise (UnreachableError if unreachable else BuildError)(f"uv: {finished.stderr.strip()}")
 
 
@@ -225,6 +233,23 @@ def _install(requirements: str, folder: Path, target: Target) -> None:
             shutil.rmtree(path)
         elif path.is_file() and path.suffix in UNUSED_ENDINGS:
             path.unlink()
+    for record in folder.glob("*.dist-info/RECORD"):
+        # What is gone goes from the list too; console scripts would be in it by a hash of this machine's paths.
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if (folder / line.rsplit(",", 2)[0].strip('"')).exists()))
+
+
+def _compile(folder: Path, target: Target) -> None:
+    """Bytecode that is believed without a look at the source: the zip file's times say nothing."""
+    if not target.has_bytecode:
+        return
+    python = shutil.which(f"python{target.python}")
+    # A version manager leaves programs that only say that there is none.
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+        raise BuildError(f"Bytecode is made by Lambda's own Python: python{target.python} is not on the path.")
+    options = ["-q", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", "/opt"]
+    # Some libraries bring along templates that are no Python, so it never ends well.
+    subprocess.run([python, "-m", "compileall", *options, str(folder)], capture_output=True, check=False)
 
 
 def _uv() -> str:
