@@ -72,6 +72,8 @@ def _reasoned(action: str, seconds: float) -> dict[str, Any]:
 
 
 def _do(action: str, seconds: float) -> dict[str, Any]:
+    if action not in {"migrate", "dry-run", "verify"}:
+        raise MigrationFailed("Send an action: migrate, dry-run or verify.")
     from threadkeep import migrations
     from threadkeep.schema_check import verify
     from threadkeep.settings import MigrationSettings
@@ -81,8 +83,6 @@ def _do(action: str, seconds: float) -> dict[str, Any]:
     if action == "verify":
         checked = verify(address, SQL)
         return {"ok": checked.ok, **checked.model_dump(mode="json")}
-    if action not in {"migrate", "dry-run"}:
-        raise MigrationFailed("Send an action: migrate, dry-run or verify.")
     report = migrations.apply(
         address, SQL, dry_run=action == "dry-run", api_password=settings.api_password(), seconds=seconds
     )

@@ -172,14 +172,14 @@ def test_a_handler_that_raises_ends_its_event_and_not_its_environment(deploy: De
 def test_an_event_that_takes_too_long_ends_its_environment_and_the_next_starts_one(
     deploy: Deploy, database_url: str
 ) -> None:
-    limits = {"DATABASE_URL": None, "MIGRATION_DATABASE_URL": database_url, "AWS_LAMBDA_FUNCTION_TIMEOUT": "2"}
+    limits = {"DATABASE_URL": None, "MIGRATION_DATABASE_URL": database_url, "AWS_LAMBDA_FUNCTION_TIMEOUT": "4"}
     function = deploy("MigrateFunction", **limits)
     with socket.create_server(("127.0.0.1", 0)) as silence:
         url = f"http://127.0.0.1:{silence.getsockname()[1]}/answer"
         event = recorded("cloudformation_create") | {"RequestType": "Delete", "ResponseURL": url}
-        assert function.invoke(event) == "Task timed out after 2.00 seconds"
+        assert function.invoke(event) == "Task timed out after 4.00 seconds"
     assert function.environments == 1
-    assert function.invoke({"action": "verify"})["ok"] is True
+    assert function.invoke({"action": "drop"})["errorType"] == "MigrationFailed"
     assert function.environments == 2
 
 
