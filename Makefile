@@ -16,6 +16,8 @@ help:
 	@echo "make scan        a security scanner reads the templates (.checkov.yaml has the exceptions)"
 	@echo "make bench       speed and memory   make token      a bearer token for the local server (ROLE=admin)"
 	@echo "make db-migrate  (DRY_RUN=1), db-verify, db-reset (YES=delete-everything), db-repair (DRY_RUN=1)"
+	@echo "make build       what Lambda is given (ARCH=arm64 or x86_64; HOST=1 for this machine)"
+	@echo "make deploy      build and sam deploy; asks for what it needs the first time"
 	@echo "make openapi     write openapi.json make lock       resolve the dependencies anew"
 	@echo "make prices      changes of model prices since (APPLY=1 writes them)"
 
@@ -69,6 +71,30 @@ db-reset: $(READY)
 db-repair: $(READY)
 	@$(BIN)/python -m local.database_commands repair $(if $(DRY_RUN),--dry-run)
 
+# Lambda's, unless HOST=1 says this machine's own.
+export ARCH ?= arm64
+.PHONY: build
+build: $(READY)
+	@$(BIN)/python -m local.build $(if $(HOST),--host,--arch $(ARCH)) $(ARGS)
+
+# Apart, because its dependencies and ours exclude one another.
+SAM := .sam
+$(SAM)/.ready: requirements/sam.txt $(READY)
+	@test -x $(SAM)/bin/python || $(PYTHON) -m venv $(SAM)
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(SAM)/bin/python requirements/sam.txt
+	@touch $@
+
+IDENTITY := import boto3; print(boto3.client("sts").get_caller_identity()["Arn"])
+CAPABILITIES := --resolve-s3 --capabilities CAPABILITY_IAM CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND
+.PHONY: deploy
+deploy: $(SAM)/.ready
+	@$(SAM)/bin/python -c '$(IDENTITY)' 2>/dev/null || \
+	  { echo "AWS does not know who you are: run aws configure or aws sso login, or set AWS_PROFILE."; exit 1; }
+	$(SAM)/bin/sam build --build-in-source
+	$(SAM)/bin/sam deploy $(if $(shell grep -s stack_name samconfig.toml),,--guided) $(CAPABILITIES) $(ARGS)
+
+include $(dir $(lastword $(MAKEFILE_LIST)))infra/build.mk
+
 .PHONY: prices
 prices: $(READY)
 	@$(BIN)/python -m local.prices $(if $(APPLY),--apply)
@@ -83,6 +109,7 @@ lock: $(READY)
 	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml --extra agents -c requirements/dev.txt -o requirements/agents.txt
 	$(BIN)/uv pip compile --quiet $(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/core.txt
 	echo checkov | $(BIN)/uv pip compile --quiet $(LOCK) - -o requirements/scan.txt
+	echo aws-sam-cli | $(BIN)/uv pip compile --quiet $(LOCK) - -o requirements/sam.txt
 	@grep -E -A2 '^uv==' requirements/dev.txt >/dev/null && \
 	  echo uv | $(BIN)/uv pip compile --quiet $(LOCK) - -c requirements/dev.txt -o requirements/uv.txt
 LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11

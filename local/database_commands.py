@@ -22,6 +22,7 @@ from threadkeep.migrations import MigrationError, apply, connect
 from threadkeep.repair import repair
 from threadkeep.reset import reset
 from threadkeep.schema_check import KindReport, verify
+from threadkeep.settings import MigrationSettings, SettingsError
 
 SQL: Final = Path(__file__).parents[1] / "sql"
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _repair(dry_run=chosen.dry_run)
             case _:
                 return _catalog()
-    except (MigrationError, EmbeddedPostgresError) as error:
+    except (MigrationError, EmbeddedPostgresError, SettingsError) as error:
         print(error, file=sys.stderr)
     except psycopg.Error as error:
         print(f"The database refused: {error}", file=sys.stderr)
@@ -75,13 +76,16 @@ def database() -> Iterator[str]:
 
 def _migrate(*, dry_run: bool) -> int:
     with database() as dsn:
-        report = apply(dsn, SQL, dry_run=dry_run)
+        settings = MigrationSettings.load(environment() | {"DATABASE_URL": dsn, "DATABASE_URL_SECRET_ARN": ""})
+        report = apply(dsn, SQL, dry_run=dry_run, api_password=settings.api_password())
     for migration in report.applied:
         print(f"{migration.name}  {migration.duration_ms} ms")
     for name in report.not_rehearsed:
         print(f"{name}  not rehearsed: it cannot run in a transaction")
     if report.ahead:
         print(f"The database is ahead of this code: {', '.join(report.ahead)}")
+    if report.password_set:
+        print("The login role has the password of API_DATABASE_PASSWORD.")
     done = "would be applied; nothing was changed" if dry_run else "applied"
     print(f"{len(report.applied)} {done}, {len(report.already_applied)} were there already.")
     return 0

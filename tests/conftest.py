@@ -9,7 +9,7 @@ import pytest
 from tests import databases
 from tests.databases import DatabaseServer
 
-pytest_plugins = ["tests.emulator.fixtures", "tests.crowd"]
+pytest_plugins = ["tests.aws", "tests.emulator.fixtures", "tests.crowd"]
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +31,18 @@ def database_url(postgres_server: DatabaseServer) -> Iterator[str]:
 def api_database_url(postgres_server: DatabaseServer, database_url: str) -> str:
     """The same database, as the login role of the functions."""
     return postgres_server.dsn(databases.database_of(database_url), databases.API_ROLE)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what the packaged functions took, if any were run."""
+    reports = terminalreporter.getreports("passed")
+    taken = {
+        name: value for report in reports for name, value in report.user_properties if name.startswith("artefact ")
+    }
+    if not taken:
+        return
+    terminalreporter.section("packaged functions")
+    terminalreporter.write_line(f"{'':<32}{'init ms':>9}{'first ms':>10}{'warm ms':>9}{'MiB':>7}  Python")
+    for name, numbers in sorted(taken.items()):
+        columns = f"{numbers['init']:>9.0f}{numbers['first']:>10.1f}{numbers['warm']:>9.1f}{numbers['memory']:>7.0f}"
+        terminalreporter.write_line(f"{name.removeprefix('artefact '):<32}{columns}  {numbers['python']}")

@@ -23,7 +23,7 @@ HANDLED_TRIGGERS: Final = ("PostConfirmation_", "PostAuthentication_")
 router = APIRouter(prefix="/api/hooks", tags=["auth_trigger"])
 
 # Not built in the init phase: an environment that cannot start would refuse the sign-in.
-http: Final = LambdaHandler(router)
+http: Final = LambdaHandler(router, guests=False)
 
 
 @router.post("/auth", summary="What an identity provider tells of its users, signed by Standard Webhooks")

@@ -23,4 +23,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @cache
 def _database() -> Database:
-    return Database(settings().database_url.get_secret_value())
+    return Database(settings().database_url.get_secret_value)

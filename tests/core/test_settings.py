@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import ValidationError
 
-from threadkeep.settings import Settings, SettingsError
+from threadkeep.settings import MigrationSettings, Settings, SettingsError
 
 DATABASE_URL = "postgresql://threadkeep_api:hunter2@127.0.0.1:5432/threadkeep"
 KEY = "hunter2-" * 5
@@ -308,27 +308,6 @@ def test_an_arn_that_is_none_is_named() -> None:
     assert refusal(OPENAI_API_KEY_SECRET_ARN="hunter2") == "OPENAI_API_KEY: is not an ARN"
 
 
-@pytest.fixture(scope="module")
-def secrets_manager() -> Iterator[Any]:
-    """Secrets Manager over HTTP, as its boto3 client; the environment of the process points to it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        environment.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-        import boto3  # type: ignore[import-untyped]
-
-        client = boto3.client("secretsmanager")
-        yield client
-        client.close()
-        server.stop()
-
-
 def test_a_secret_given_by_arn_is_fetched_when_it_is_needed(secrets_manager: Any) -> None:
     arn = secrets_manager.create_secret(Name="guests", SecretString=json.dumps({"k1": KEY}))["ARN"]
     settings = load(GUEST_TOKEN_KEYS_SECRET_ARN=arn)
@@ -357,3 +336,70 @@ def test_a_secret_that_cannot_be_fetched_is_named(secrets_manager: Any) -> None:
     assert settings.openai_api_key is not None
     with pytest.raises(SettingsError, match=r"^OPENAI_API_KEY: its secret cannot be read"):
         settings.openai_api_key.get_secret_value()
+
+
+MASTER = {"username": "owner", "password": "hunter2@/?% :'"}
+PLACE = {"host": "cluster.example.com", "port": 5433, "dbname": "threadkeep"}
+QUOTED = "hunter2%40%2F%3F%25%20%3A%27"
+
+
+@pytest.mark.parametrize(
+    ("secret", "environ", "address"),
+    [
+        (MASTER | PLACE, {}, f"owner:{QUOTED}@cluster.example.com:5433/threadkeep?sslmode=require"),
+        (
+            MASTER | PLACE | {"sslmode": "verify-full"},
+            {"DATABASE_HOST": "proxy.example.com"},
+            f"owner:{QUOTED}@proxy.example.com:5433/threadkeep?sslmode=verify-full",
+        ),
+        (
+            MASTER,
+            {"DATABASE_HOST": "::1", "DATABASE_NAME": "chat room"},
+            f"owner:{QUOTED}@[::1]:5432/chat%20room?sslmode=require",
+        ),
+    ],
+)
+def test_the_secret_that_rds_writes_is_an_address(
+    secrets_manager: Any, secret: dict[str, Any], environ: dict[str, str], address: str
+) -> None:
+    arn = secrets_manager.create_secret(Name=str(uuid4()), SecretString=json.dumps(secret))["ARN"]
+    settings = Settings.load({"DATABASE_URL_SECRET_ARN": arn, **environ})
+    assert settings.database_url.get_secret_value() == f"postgresql://{address}"
+
+
+@pytest.mark.parametrize(
+    ("secret", "complaint"),
+    [
+        ('{"username": "hunter2"', "is not valid JSON"),
+        (json.dumps(PLACE), "without username or password"),
+        (json.dumps(MASTER), "DATABASE_HOST or DATABASE_NAME is missing"),
+        (json.dumps(MASTER | PLACE | {"port": "hunter2"}), "a port that is none"),
+        (json.dumps(MASTER | PLACE | {"host": "a@hunter2"}), "a host or"),
+    ],
+)
+def test_a_secret_of_rds_that_is_no_address_is_named_and_not_shown(
+    secrets_manager: Any, secret: str, complaint: str
+) -> None:
+    arn = secrets_manager.create_secret(Name=str(uuid4()), SecretString=secret)["ARN"]
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({"DATABASE_URL_SECRET_ARN": arn}).database_url.get_secret_value()
+    assert complaint in str(caught.value)
+    assert str(caught.value).startswith("DATABASE_URL: its secret ")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_migrations_use_their_own_address_and_else_that_of_the_functions() -> None:
+    own = "postgresql://owner@127.0.0.1/threadkeep"
+    both = MigrationSettings.load({"DATABASE_URL": DATABASE_URL, "MIGRATION_DATABASE_URL": own})
+    assert both.database_url.get_secret_value() == own
+    assert both.api_password() is None
+    alone = MigrationSettings.load({"DATABASE_URL": DATABASE_URL, "API_DATABASE_PASSWORD": KEY})
+    assert alone.database_url.get_secret_value() == DATABASE_URL
+    assert alone.api_password() == KEY
+
+
+def test_the_password_in_a_secret_of_another_role_is_not_given_to_the_login_role(secrets_manager: Any) -> None:
+    arn = secrets_manager.create_secret(Name=str(uuid4()), SecretString=json.dumps(MASTER))["ARN"]
+    settings = MigrationSettings.load({"DATABASE_URL": DATABASE_URL, "API_DATABASE_PASSWORD_SECRET_ARN": arn})
+    with pytest.raises(SettingsError, match="is of another role than threadkeep_api"):
+        settings.api_password()

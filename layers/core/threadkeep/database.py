@@ -7,11 +7,13 @@ nothing by itself. Nothing here is session-level, so a transaction pooler may st
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, LiteralString
 from weakref import WeakKeyDictionary
 
@@ -49,14 +51,15 @@ _REPEATS: Final = 3
 class Database:
     """A pool of connections (one on Lambda) that runs units of work for an actor.
 
-    It opens at its first use, in the event loop of that use, and is closed by `close`.
+    It opens at its first use, in the event loop of that use, and is closed by `close`. A `url` that is a function is
+    asked before each connection, in a thread, so that a rotated password is taken up.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 1) -> None:
+    def __init__(self, url: str | Callable[[], str], *, pool_size: int = 1) -> None:
         self._last_used: WeakKeyDictionary[psycopg.AsyncConnection[DictRow], float] = WeakKeyDictionary()
         self._is_open = False
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
-            url,
+            url if isinstance(url, str) else partial(asyncio.to_thread, url),
             min_size=1,
             max_size=pool_size,
             open=False,

@@ -15,10 +15,12 @@ A direct connection is needed, as a role that may create schemas and roles; a su
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, LiteralString
@@ -27,14 +29,18 @@ import psycopg
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
+from threadkeep.settings import API_ROLE
+
 Connection = psycopg.Connection[tuple[object, ...]]
 
-API_ROLE: Final = "threadkeep_api"
 OUTSIDE_TRANSACTION: Final = "-- threadkeep: no-transaction"
 LOCK_KEY: Final = int.from_bytes(hashlib.sha256(b"threadkeep.migrations").digest()[:8], "big", signed=True)
 TRY_LOCK: Final = sql.SQL("select pg_try_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
 LOCK_WAIT_SECONDS: Final = 300.0
 LOCK_POLL_SECONDS: Final = 0.1
+# A serverless cluster that was paused takes half of it to wake up.
+CONNECT_SECONDS: Final = 60.0
+CANCEL_SECONDS: Final = 0.5
 FILE_NAME: Final = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 # A file that ends the transaction itself would leave half of a failed deploy behind.
 TRANSACTION_CONTROL: Final = re.compile(
@@ -49,7 +55,14 @@ SHOWN: Final = 3
 
 
 class MigrationError(Exception):
-    """Why nothing was applied; its text names the file and what to do."""
+    """Why nothing was applied; its text names the file and what to do.
+
+    `summary` is the text without what the server tells of rows, which may be somebody's data.
+    """
+
+    def __init__(self, text: str, *, summary: str = "") -> None:
+        super().__init__(text)
+        self.summary = summary or text
 
 
 class AppliedMigration(BaseModel):
@@ -112,22 +125,27 @@ def apply(
     dry_run: bool = False,
     api_password: str | None = None,
     timeouts: Timeouts = Timeouts(),
+    seconds: float | None = None,
 ) -> MigrationReport:
     """Apply the pending files of `folder`, in the order of their names, and say which they were.
 
     `api_password` becomes the password of the login role; only its SCRAM hash is sent. Runs at the same time wait
-    for one another. Raises MigrationError: a file was edited, is out of order or fails (then nothing of it stays),
-    or the database holds our tables without our constraints.
+    for one another. What has not ended after so many `seconds` is cancelled and rolled back. Raises MigrationError:
+    a file was edited, is out of order, fails or has no time left (then nothing of it stays), or the database holds
+    our tables without our constraints.
     """
     migrations = read_folder(folder)
-    with connect(dsn) as connection:
+    deadline = Deadline(seconds)
+    with connect(dsn, deadline) as connection, deadline.cancelling(connection):
         done: list[AppliedMigration] = []
         while True:
-            plan, applied, outside = _apply_in_one_transaction(connection, migrations, dry_run, api_password, timeouts)
+            plan, applied, outside = _apply_in_one_transaction(
+                connection, migrations, dry_run, api_password, timeouts, deadline
+            )
             done += applied
             if not outside or dry_run:
                 break
-            done += _apply_outside_transaction(dsn, connection, outside[0], timeouts)
+            done += _apply_outside_transaction(dsn, connection, outside[0], timeouts, deadline)
     names_done = {migration.name for migration in done}
     return MigrationReport(
         dry_run=dry_run,
@@ -145,9 +163,10 @@ def _apply_in_one_transaction(
     dry_run: bool,
     api_password: str | None,
     timeouts: Timeouts,
+    deadline: Deadline,
 ) -> tuple[Plan, list[AppliedMigration], list[Migration]]:
     """Apply up to the first file that needs to be outside of a transaction; a dry run goes past those."""
-    with locked(connection, force_rollback=dry_run):
+    with locked(connection, force_rollback=dry_run, deadline=deadline):
         plan = plan_against(connection, migrations)
         applied, outside = [], []
         for migration in plan.pending:
@@ -156,6 +175,7 @@ def _apply_in_one_transaction(
                 if dry_run:
                     continue
                 break
+            deadline.check()
             applied.append(run(connection, migration, timeouts))
         if api_password is not None and not outside:
             set_api_password(connection, api_password)
@@ -163,11 +183,11 @@ def _apply_in_one_transaction(
 
 
 def _apply_outside_transaction(
-    dsn: str, connection: Connection, migration: Migration, timeouts: Timeouts
+    dsn: str, connection: Connection, migration: Migration, timeouts: Timeouts, deadline: Deadline
 ) -> list[AppliedMigration]:
     # The lock lasts as long as a transaction, so a second connection holds it. It is idle and has no snapshot, which
     # is what lets `create index concurrently` finish beside it.
-    with connect(dsn) as holder, locked(holder):
+    with connect(dsn, deadline) as holder, locked(holder, deadline=deadline):
         if migration.name in read_ledger(connection):
             return []
         # Waiting for a lock blocks nobody here, and giving up would leave an invalid index.
@@ -178,20 +198,80 @@ def _apply_outside_transaction(
         return [record(connection, migration, started)]
 
 
-def connect(dsn: str) -> Connection:
+class Deadline:
+    """When a run has to be over; without seconds, never."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
+        self._at = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """The seconds that are left; infinite without a deadline."""
+        return math.inf if self._at is None else self._at - time.monotonic()
+
+    def check(self) -> None:
+        """Raises MigrationError if no time is left."""
+        if self.remaining <= 0:
+            raise MigrationError(
+                f"The run was not over after {self._seconds:.0f} s. What was not committed is rolled back. "
+                "Run it where it has more time: db-migrate has no limit."
+            )
+
+    @contextmanager
+    def cancelling(self, connection: Connection) -> Iterator[None]:
+        """Cancels whatever this connection still runs when the time is over."""
+        if self._at is None:
+            yield
+            return
+        ended = threading.Event()
+
+        def watch() -> None:
+            # Again and again, because a cancellation that comes between two statements meets nothing.
+            while not ended.wait(max(self.remaining, CANCEL_SECONDS)):
+                with suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=CANCEL_SECONDS)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        except (psycopg.Error, MigrationError):
+            self.check()
+            raise
+        finally:
+            ended.set()
+            watcher.join()
+
+
+NO_DEADLINE: Final = Deadline()
+
+
+def connect(dsn: str, deadline: Deadline = NO_DEADLINE) -> Connection:
     """A connection for explicit transactions, at READ COMMITTED because the ledger is read after the lock."""
-    connection = psycopg.connect(dsn, autocommit=True, application_name="threadkeep-migrations")
+    connection = psycopg.connect(
+        dsn,
+        autocommit=True,
+        application_name="threadkeep-migrations",
+        connect_timeout=max(2, round(min(CONNECT_SECONDS, deadline.remaining))),
+        # A network that went away ends the run after half a minute, not after the two hours of the system.
+        keepalives_idle=15,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=30_000,
+    )
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection
 
 
 @contextmanager
-def locked(connection: Connection, *, force_rollback: bool = False) -> Iterator[None]:
+def locked(connection: Connection, *, force_rollback: bool = False, deadline: Deadline = NO_DEADLINE) -> Iterator[None]:
     """A transaction during which no other run, repair or reset is at work on this database.
 
     Raises MigrationError when another one keeps the lock for longer than `LOCK_WAIT_SECONDS`.
     """
-    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    patience = min(LOCK_WAIT_SECONDS, deadline.remaining)
+    until = time.monotonic() + patience
     while True:
         with connection.transaction(force_rollback=force_rollback):
             # Asked for again and again, each time in a transaction of its own: a waiting statement or an open
@@ -200,8 +280,8 @@ def locked(connection: Connection, *, force_rollback: bool = False) -> Iterator[
             if connection.execute(TRY_LOCK).fetchone() == (True,):
                 yield
                 return
-        if time.monotonic() > deadline:
-            raise MigrationError(f"Another run has held the lock for {LOCK_WAIT_SECONDS:.0f} s. Try again later.")
+        if time.monotonic() > until:
+            raise MigrationError(f"Another run has held the lock for {patience:.0f} s. Try again later.")
         time.sleep(LOCK_POLL_SECONDS)
 
 
@@ -418,8 +498,9 @@ def _named_after(migration: Migration) -> Iterator[None]:
     except psycopg.Error as error:
         position = error.diag.statement_position
         line = f", line {migration.text.count(chr(10), 0, int(position) - 1) + 1}" if position else ""
-        parts = [error.diag.message_primary or str(error), error.diag.message_detail, error.diag.context]
-        raise MigrationError(f"{migration.name}{line}: {' | '.join(part for part in parts if part)}") from error
+        primary = f"{migration.name}{line}: {error.diag.message_primary or str(error)}"
+        parts = [primary, error.diag.message_detail, error.diag.context]
+        raise MigrationError(" | ".join(part for part in parts if part), summary=primary) from error
 
 
 def scalar(connection: Connection, query: LiteralString, parameters: dict[str, object] | None = None) -> object:

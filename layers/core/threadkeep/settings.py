@@ -3,6 +3,9 @@
 An empty variable counts as absent. A secret `NAME` may be given by `NAME_SECRET_ARN` instead: the ARN of an AWS
 Secrets Manager secret whose text is the value. It is fetched when it is first needed, not at the cold start. What
 is missing or wrong is named by its variable; what a secret holds is never shown, not even in the error about it.
+
+The secret of a database may also be what RDS writes, a JSON object of user name, password and, if it is attached to
+a cluster, host, port and database; `DATABASE_HOST` and `DATABASE_NAME` say what it leaves out.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -22,6 +25,8 @@ from pydantic.alias_generators import to_camel
 FETCHED_SECRET_SECONDS: Final = 300
 MINIMUM_SIGNING_SECRET_BYTES: Final = 32
 MINIMUM_HOOK_SECRET_BYTES: Final = 24
+MINIMUM_PASSWORD_CHARACTERS: Final = 12
+API_ROLE: Final = "threadkeep_api"
 ModelProvider = Literal["google", "openai", "anthropic"]
 
 GUEST_ISSUER: Final = "threadkeep-guest"
@@ -35,20 +40,35 @@ class SettingsError(Exception):
 class Secret:
     """A secret text, given by value or by the ARN of an AWS Secrets Manager secret.
 
-    `check` raises ValueError for a wrong text, in words that do not repeat it.
+    `check` raises ValueError for a wrong text, in words that do not repeat it. `read` makes the value out of what
+    Secrets Manager holds, if that is not the value itself; it raises ValueError likewise.
     """
 
-    __slots__ = ("_arn", "_check", "_text", "_variable")
+    __slots__ = ("_arn", "_check", "_read", "_text", "_variable")
 
-    def __init__(self, variable: str, text: str = "", *, arn: str = "", check: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        variable: str,
+        text: str = "",
+        *,
+        arn: str = "",
+        check: Callable[[str], object],
+        read: Callable[[str], str] = str,
+    ) -> None:
         self._variable = variable
         self._text = text
         self._arn = arn
         self._check = check
+        self._read = read
         if not arn:
             check(text)
         elif not arn.startswith("arn:"):
             raise ValueError("is not an ARN")
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the text has to be asked for at Secrets Manager."""
+        return bool(self._arn)
 
     def get_secret_value(self) -> str:
         """The text. A fetched one is kept for 300 seconds, so that a rotated secret is taken up without a deploy.
@@ -66,10 +86,11 @@ class Secret:
         except parameters.GetParameterError as error:
             raise SettingsError(f"{self._variable}: its secret cannot be read from Secrets Manager") from error
         try:
-            self._check(text)
+            value = self._read(text)
+            self._check(value)
         except ValueError as error:
             raise SettingsError(f"{self._variable}: its secret {error}") from None
-        return text
+        return value
 
     def __repr__(self) -> str:
         return "Secret('**********')"
@@ -315,6 +336,36 @@ def settings() -> Settings:
     return Settings.load()
 
 
+class MigrationSettings(BaseModel):
+    """What applying the migrations needs: a direct way to the database as its owner, and the login role's password."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    database_url: Secret
+    api_database_password: Secret | None = None
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] = os.environ) -> MigrationSettings:
+        """MIGRATION_DATABASE_URL, or DATABASE_URL where there is none; SettingsError names what is missing or wrong."""
+        problems: list[str] = []
+        values: dict[str, Secret | None] = {}
+        for variable in ("MIGRATION_DATABASE_URL", "DATABASE_URL", "API_DATABASE_PASSWORD"):
+            try:
+                values[variable] = _secret(variable, environ.get(variable, "").strip(), environ)
+            except ValueError as error:
+                problems.append(f"{variable}: {error}")
+        url = values.get("MIGRATION_DATABASE_URL") or values.get("DATABASE_URL")
+        if url is None and not problems:
+            problems.append("MIGRATION_DATABASE_URL: missing or empty, and DATABASE_URL too")
+        if problems or url is None:
+            raise SettingsError("\n".join(problems))
+        return cls(database_url=url, api_database_password=values["API_DATABASE_PASSWORD"])
+
+    def api_password(self) -> str | None:
+        """The password that the login role is to have, or None if it keeps the one it has."""
+        return self.api_database_password.get_secret_value() if self.api_database_password else None
+
+
 _ORIGIN: Final = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5}|:\*)?")
 
 
@@ -324,7 +375,13 @@ def _secret(variable: str, text: str, environ: Mapping[str, str]) -> Secret | No
         raise ValueError(f"give it or {variable}_SECRET_ARN, not both")
     if not text and not arn:
         return None
-    return Secret(variable, text, arn=arn, check=_SECRETS[variable.lower()])
+    read: Callable[[str], str] = str
+    if variable in {"DATABASE_URL", "MIGRATION_DATABASE_URL"}:
+        place = {name: environ.get(f"DATABASE_{name.upper()}", "").strip() for name in ("host", "name")}
+        read = partial(_database_url, **place)
+    elif variable == "API_DATABASE_PASSWORD":
+        read = _password
+    return Secret(variable, text, arn=arn, check=_SECRETS[variable.lower()], read=read)
 
 
 def _given(secret: Secret | None, variable: str) -> Secret:
@@ -394,6 +451,52 @@ def _check_database_url(text: str) -> None:
         raise ValueError("does not start with postgresql://")
 
 
+def _database_url(text: str, *, host: str, name: str) -> str:
+    """The address that a secret means: itself, or what RDS writes with `host` and `name` from the environment.
+
+    `host` wins over the secret's own, which is the cluster's even where a proxy stands before it.
+    """
+    if not text.startswith("{"):
+        return text
+    members = _members(text)
+    user, password = members.get("username"), members.get("password")
+    host = host or members.get("host", "")
+    database = name or members.get("dbname", "")
+    if not user or not password:
+        raise ValueError("is a JSON object without username or password")
+    if not host or not database:
+        raise ValueError("names no host or no dbname, and DATABASE_HOST or DATABASE_NAME is missing")
+    port = members.get("port", "5432")
+    if not port.isdigit() or not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+        raise ValueError("has a host or a port that is none")
+    host = f"[{host}]" if ":" in host else host
+    # Amazon's certificates are in no trust store, hence no verify-full unless the secret asks for it.
+    mode = members.get("sslmode", "require")
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return f"postgresql://{login}@{host}:{port}/{quote(database, safe='')}?sslmode={quote(mode, safe='')}"
+
+
+def _password(text: str) -> str:
+    """The password that a secret means: itself, or the one in what RDS writes."""
+    try:
+        members = _members(text) if text.startswith("{") else {"password": text}
+    except ValueError:
+        return text
+    if members.get("username", API_ROLE) != API_ROLE:
+        raise ValueError(f"is of another role than {API_ROLE}")
+    return members.get("password", "")
+
+
+def _members(text: str) -> dict[str, str]:
+    found = _read_json(text)
+    return {name: str(value) for name, value in found.items() if isinstance(value, str | int)}
+
+
+def _check_password(text: str) -> None:
+    if len(text) < MINIMUM_PASSWORD_CHARACTERS or not text.isascii() or not text.isprintable():
+        raise ValueError(f"is no password of at least {MINIMUM_PASSWORD_CHARACTERS} printable ASCII characters")
+
+
 def _check_api_key(text: str) -> None:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("has characters that no key has")
@@ -438,6 +541,8 @@ def _check_otlp_headers(text: str) -> None:
 
 _SECRETS: Final[Mapping[str, Callable[[str], object]]] = {
     "database_url": _check_database_url,
+    "migration_database_url": _check_database_url,
+    "api_database_password": _check_password,
     "guest_token_keys": _read_guest_keys,
     "auth_hook_secrets": _read_hook_secrets,
     "supabase_service_role_key": _check_api_key,

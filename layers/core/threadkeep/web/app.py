@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from threadkeep import snapshots
 from threadkeep.database import Database
 from threadkeep.identity import Authenticator
 from threadkeep.log import logger
@@ -33,13 +34,23 @@ class Runtime:
     @classmethod
     def of(cls, configured: Settings) -> Runtime:
         logger.setLevel(configured.log_level)
-        database = Database(configured.database_url.get_secret_value(), pool_size=configured.database_pool_size)
+        database = Database(configured.database_url.get_secret_value, pool_size=configured.database_pool_size)
         return cls(configured, database, Authenticator(configured))
+
+    def prepare(self) -> None:
+        """What is done before the first event: a secret that is missing stops the process here, and is named."""
+        database_url = self.settings.database_url
+        if snapshots.is_taken():
+            snapshots.prepare(fetches_secrets=database_url.is_fetched)
+        else:
+            database_url.get_secret_value()
 
 
 def create_app(*routers: APIRouter, runtime: Runtime | None = None) -> FastAPI:
     """An application of these routers, with the same edge wherever it runs."""
-    runtime = runtime or Runtime.of(settings())
+    if runtime is None:
+        runtime = Runtime.of(settings())
+        runtime.prepare()
     app = FastAPI(title="Threadkeep", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.runtime = runtime
     problems.install(app)
@@ -77,18 +88,24 @@ def lambda_handler(*routers: APIRouter) -> LambdaHandler:
 
 
 class LambdaHandler:
-    """Answers HTTP API events with these routers, on the runtime that the function's other events share."""
+    """Answers HTTP API events with these routers, on the runtime that the function's other events share.
 
-    def __init__(self, *routers: APIRouter) -> None:
+    Without `guests`, for routes that no person calls, the environment needs no keys for the tokens of guests.
+    """
+
+    def __init__(self, *routers: APIRouter, guests: bool = True) -> None:
         self._routers = routers
+        self._guests = guests
 
     @cached_property
     def runtime(self) -> Runtime:
         """The process's parts, made when first needed; SettingsError if the environment is incomplete."""
-        return Runtime.of(settings())
+        configured = settings()
+        return Runtime.of(configured if self._guests else configured.model_copy(update={"guests_enabled": False}))
 
     def prepare(self) -> None:
-        """Builds all of it before the first event."""
+        """Builds all of it before the first event, in the init phase."""
+        self.runtime.prepare()
         _ = self._mangum
 
     def __call__(self, event: dict[str, Any], context: Any) -> Any:
