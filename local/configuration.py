@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import os
 import secrets
@@ -61,6 +62,9 @@ def data_dir(environ: Mapping[str, str]) -> Path:
 def with_defaults(environ: Mapping[str, str], keys: Keys, database_url: str) -> dict[str, str]:
     """The settings of the local server: those given, and this machine's where none are."""
     defaults: dict[str, Any] = {
+        "FILES_DIRECTORY": str(data_dir(environ) / "files"),
+        # Of a key that is there: a data folder of an earlier version has no key for files.
+        "FILES_SIGNING_KEY": hmac.digest(keys.guests.encode(), b"threadkeep files", "sha256").hex(),
         "DATABASE_POOL_SIZE": "8",
         "AUTH_ISSUERS": json.dumps([local_issuer(keys)]),
         "GUEST_TOKEN_KEYS": json.dumps({"local": keys.guests}),

@@ -25,7 +25,9 @@ from functions.admin import app as admin
 from functions.auth_trigger import app as auth_trigger
 from functions.chat import app as chat
 from functions.documents import app as documents
+from functions.files import app as files
 from functions.sessions import app as sessions
+from local import uploads
 from local.configuration import Keys, data_dir, environment, with_defaults
 from local.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from threadkeep import upkeep
@@ -34,6 +36,7 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.log import logger
 from threadkeep.migrations import MigrationError, apply
 from threadkeep.settings import Settings, SettingsError
+from threadkeep.storage import UPLOADS_PATH, Storage
 from threadkeep.web import Runtime, create_app
 from threadkeep_agents.providers import with_key
 
@@ -71,10 +74,13 @@ def application(settings: Settings) -> FastAPI:
         chat.router,
         sessions.router,
         documents.router,
+        uploads.router,
+        files.router,
         account.router,
         *admin.ROUTERS,
         auth_trigger.router,
         runtime=Runtime.of(settings),
+        raw_path=UPLOADS_PATH,
     )
 
 
@@ -109,7 +115,8 @@ def _lifespan(app: FastAPI, *, is_alone: bool) -> Callable[[FastAPI], AbstractAs
         recovered = await upkeep.recover_dead_turns(database, alone=is_alone)
         if recovered:
             logger.info("turns recovered that died with the last server", extra={"turns": recovered})
-        schedule = asyncio.create_task(_schedule(app.state.runtime.settings, database))
+        runtime = app.state.runtime
+        schedule = asyncio.create_task(_schedule(runtime.settings, database, runtime.storage))
         try:
             yield
         finally:
@@ -121,12 +128,13 @@ def _lifespan(app: FastAPI, *, is_alone: bool) -> Callable[[FastAPI], AbstractAs
     return lifespan
 
 
-async def _schedule(settings: Settings, database: Database) -> None:
+async def _schedule(settings: Settings, database: Database, storage: Storage | None) -> None:
     """What EventBridge does on AWS."""
     while True:
         await asyncio.sleep(SCHEDULE_SECONDS)
         try:
-            await upkeep.run(database, settings, deadline=time.monotonic() + SCHEDULE_SECONDS / 2)
+            deadline = time.monotonic() + SCHEDULE_SECONDS / 2
+            await upkeep.run(database, settings, storage=storage, deadline=deadline)
         except ThreadkeepError as error:
             logger.warning("upkeep put off", extra={"code": error.code})
 

@@ -22,6 +22,7 @@ from local.configuration import Keys, with_defaults
 from local.token import token
 from tests.emulator import Emulator
 from threadkeep.settings import Settings
+from threadkeep.storage import UPLOADS_PATH
 from threadkeep.web import Runtime, create_app
 
 KEYS = Keys(issuer="i" * 48, guests="g" * 48, hooks="whsec_" + "aG9vay1zZWNyZXQtb2YtMzItYnl0ZXMtaW4tdGVzdHM=")
@@ -153,7 +154,7 @@ def settings_for(api_url: str, emulator: Emulator | None, **environ: str) -> Set
 @asynccontextmanager
 async def running(settings: Settings, owner_url: str, *routers: APIRouter) -> AsyncIterator[ChatServer]:
     """The application on a free port of this machine."""
-    app = create_app(chat.router, *routers, runtime=Runtime.of(settings))
+    app = create_app(chat.router, *routers, runtime=Runtime.of(settings), raw_path=UPLOADS_PATH)
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODEL_LIBRARIES = {"pydantic_ai", "openai", "anthropic", "google.genai", "mcp", "genai_prices"}
 OF_PROVIDER = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
-SMALL_FUNCTIONS = ("account", "admin", "auth_trigger", "documents", "migrate", "purge", "sessions")
+SMALL_FUNCTIONS = ("account", "admin", "auth_trigger", "documents", "files", "migrate", "purge", "sessions")
 
 
 def loaded_by(program: str) -> set[str]:

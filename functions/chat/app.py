@@ -33,7 +33,7 @@ async def chat(
     body: ChatBody, request: Request, principal: Visitor, here: Annotated[Moment, Depends(moment)]
 ) -> Response:
     """Answers with the AI SDK's UI message stream, or with `{sessionId, message, usage}` to who accepts only JSON."""
-    turn_request = body.turn_request()
+    turn_request = body.turn_request(str(request.base_url))
     conversations = _conversations(request)
     begun = await conversations.begin(
         principal,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from threadkeep import event_loop, upkeep
 from threadkeep.database import Database
 from threadkeep.settings import settings
+from threadkeep.storage import storage_of
 
 # For the last statement, for counting what remains, and for the answer.
 RESERVE_SECONDS: Final = 10.0
@@ -18,7 +19,9 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Gives the report of what was done; raises without a database, so that the invocation is repeated."""
     remaining = context.get_remaining_time_in_millis() / 1000
     deadline = time.monotonic() + remaining - min(RESERVE_SECONDS, remaining / 2)
-    return event_loop.run(upkeep.run(_database(), settings(), deadline=deadline)).model_dump()
+    configured = settings()
+    storage = storage_of(configured)
+    return event_loop.run(upkeep.run(_database(), configured, storage=storage, deadline=deadline)).model_dump()
 
 
 @cache

@@ -81,11 +81,12 @@ class UsageView(ApiModel):
 
 
 class AttachmentView(ApiModel):
-    """A file that came with a message, without its data; the size is in bytes."""
+    """A file that came with a message, without its data; the size is in bytes, the URL a stored file's path."""
 
     filename: str | None
     media_type: str | None
     size: int | None
+    url: str | None
 
 
 class MessageView(ApiModel):

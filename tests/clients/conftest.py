@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from functions.files import app as files
 from functions.sessions import app as sessions
+from local import uploads
 from tests.chat_server import ChatServer, running, settings_for
 from tests.clients.front_end import FrontEnd, running_front_end
 from tests.emulator import Emulator
@@ -46,11 +48,13 @@ async def front_end(request: pytest.FixtureRequest, node_modules: Path) -> Async
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def server(database_url: str, api_database_url: str, emulator: Emulator) -> AsyncIterator[ChatServer]:
+async def server(
+    on_disk: dict[str, str], database_url: str, api_database_url: str, emulator: Emulator
+) -> AsyncIterator[ChatServer]:
     """With a key for one provider; titles are off, so that a turn is one model request."""
     keys = {"ANTHROPIC_API_KEY": "", "GEMINI_API_KEY": ""}
-    settings = settings_for(api_database_url, emulator, **keys)
-    async with running(settings, database_url, sessions.router) as chat_server:
+    settings = settings_for(api_database_url, emulator, **keys, **on_disk)
+    async with running(settings, database_url, sessions.router, uploads.router, files.router) as chat_server:
         await chat_server.rows(
             'update admin_config set config_data = config_data || \'{"titles": {"enabled": false}}\' '
             "where config_key = 'app_settings'"

@@ -14,6 +14,7 @@ from pydantic_ai.ui.vercel_ai import response_types as chunks
 from tests.chat_server import ChatServer
 from tests.clients.front_end import Chat, FrontEnd, Page
 from tests.emulator import Emulator, Fault, Gate, Hold, Reply, ToolCall
+from tests.stores import PNG, file_part, uploaded
 from threadkeep import ids
 from threadkeep.turns import Replay
 from threadkeep_agents.conversations import replay
@@ -324,6 +325,20 @@ async def test_a_file_goes_with_the_message(server: ChatServer, emulator: Emulat
     assert [part["type"] for part in page.messages[0]["parts"]] == ["file", "text"]
     assert all("Buy milk" in str(request.body) for request in emulator.requests)
     assert len(emulator.requests) == 2
+
+
+async def test_an_uploaded_file_goes_with_the_message_and_with_what_is_sent_again(
+    server: ChatServer, emulator: Emulator, front_end: FrontEnd
+) -> None:
+    chat = await front_end.open(server.url, server.token())
+    file = await uploaded(server)
+
+    await chat.send("Look at this", files=[file_part(file)])
+    page = await chat.regenerate()
+
+    assert page.errors == []
+    assert page.messages[0]["parts"][0]["url"] == file["url"]
+    assert [[sent.data for sent in request.attachments] for request in emulator.requests] == [[PNG], [PNG]]
 
 
 def every_kind_of_event() -> list[dict[str, Any]]:

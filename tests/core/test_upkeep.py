@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,7 +18,9 @@ from tests.crowd import Owner, at_once, begin, somebody, usage
 from threadkeep import profiles, upkeep
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
+from threadkeep.file_kinds import FileType
 from threadkeep.settings import Settings
+from threadkeep.storage import DiskStorage, storage_of
 from threadkeep.upkeep import KindReport, Report
 
 ADDRESS = "192.0.2.7"
@@ -429,3 +431,115 @@ async def test_a_database_that_cannot_be_reached_is_an_error_and_no_report(
         await upkeep.run(database)
     await database.close()
     assert refused.value.code == "unavailable:database"
+
+
+# Files
+
+
+async def add_file(owner: Owner, user: UUID, state: str, age: str, message: UUID | None = None) -> str:
+    [row] = await owner.rows(
+        """
+        insert into public.files (
+            user_id, storage_key, filename, kind, media_type, size_bytes, state, created_at, checked_at, message_id
+        )
+        values (
+            %(user)s, %(key)s, 'a', 'images', 'image/png', 1, %(state)s, now() - %(age)s::interval,
+            now() - %(age)s::interval, %(message)s
+        )
+        returning storage_key
+        """,
+        {"user": user, "key": f"files/{uuid4()}", "state": state, "age": age, "message": message},
+    )
+    return str(row["storage_key"])
+
+
+async def test_uploads_that_nobody_finished_and_files_that_nobody_said_go_with_their_objects(
+    database: Database, owner: Owner, store: dict[str, str], settings: Settings
+) -> None:
+    storage = storage_of(settings.model_copy(update=fields_of(store)))
+    assert storage is not None
+    user = somebody()
+    await begin(database, user)
+    assert user.user_id is not None
+    young = [
+        await add_file(owner, user.user_id, "pending", "50 minutes"),
+        await add_file(owner, user.user_id, "refused", "50 minutes"),
+        await add_file(owner, user.user_id, "ready", "23 hours"),
+        await add_file(owner, user.user_id, "ready", "99 days", uuid4()),
+    ]
+    old = [
+        await add_file(owner, user.user_id, "pending", "61 minutes"),
+        await add_file(owner, user.user_id, "refused", "61 minutes"),
+        await add_file(owner, user.user_id, "ready", "25 hours"),
+    ]
+    for key in young + old:
+        await storage.write(key, b"x", FileType("images", "image/png"))
+
+    first = await upkeep.run(database, storage=storage)
+
+    assert done(first) == {"unfinished_uploads": 2, "unused_files": 1, "file_deletions": 1}
+    left = await owner.rows("select storage_key from public.files")
+    assert {row["storage_key"] for row in left} == set(young)
+    # The forms of the other two could still be used until now.
+    assert [await storage.read(key, 1) for key in old] == [b"x", b"x", None]
+    await owner.rows("update private.file_deletions set due_at = now()")
+    assert done(await upkeep.run(database, storage=storage)) == {"file_deletions": 2}
+    assert [await storage.read(key, 1) for key in old] == [None] * 3
+    assert [await storage.read(key, 1) for key in young] == [b"x"] * 4
+    assert done(await upkeep.run(database, storage=storage)) == {}
+
+
+async def test_objects_are_deleted_by_two_runs_at_once_and_in_batches(
+    database: Database, owner: Owner, on_disk: dict[str, str], settings: Settings
+) -> None:
+    storage = storage_of(settings.model_copy(update=fields_of(on_disk)))
+    await owner.rows("""
+        insert into private.file_deletions (storage_key)
+        select 'files/' || gen_random_uuid() from generate_series(1, 2500)
+    """)
+    await asyncio.gather(*[upkeep.run(database, storage=storage) for _ in range(2)])
+    assert await owner.number("select count(*) from private.file_deletions") == 0
+
+
+async def test_what_the_store_keeps_is_tried_again_later(
+    database: Database, owner: Owner, on_disk: dict[str, str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = storage_of(settings.model_copy(update=fields_of(on_disk)))
+    assert isinstance(storage, DiskStorage)
+    keys = sorted(f"files/{uuid4()}" for _ in range(3))
+    await owner.rows("insert into private.file_deletions (storage_key) select unnest(%(keys)s::text[])", {"keys": keys})
+
+    async def keeps_one(_self: DiskStorage, _keys: Sequence[str]) -> list[str]:
+        return keys[:1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskStorage, "delete", keeps_one)
+        assert done(await upkeep.run(database, storage=storage)) == {"file_deletions": 2}
+    [row] = await owner.rows("select storage_key, attempts, due_at > now() as later from private.file_deletions")
+    assert row == {"storage_key": keys[0], "attempts": 1, "later": True}
+
+
+async def test_without_a_store_deletions_wait_and_are_counted(database: Database, owner: Owner) -> None:
+    await owner.rows("insert into private.file_deletions (storage_key) values ('files/x')")
+    report = await upkeep.run(database)
+    assert (kind(report, "file_deletions").done, kind(report, "file_deletions").remaining) == (0, 1)
+
+
+async def test_a_store_that_is_away_stops_nothing_else(
+    database: Database, owner: Owner, bucket: str, settings: Settings
+) -> None:
+    storage = storage_of(settings.model_copy(update={"files_bucket": f"{bucket}-not"}))
+    await owner.rows("insert into private.file_deletions (storage_key) values ('files/x')")
+    await owner.rows("""
+        insert into private.revoked_principals (user_id, reason, until) values (gen_random_uuid(), 'deleted', now())
+    """)
+    report = await upkeep.run(database, storage=storage)
+    assert kind(report, "file_deletions").error == "unavailable:files"
+    assert kind(report, "revoked_principals").done == 1
+    assert await owner.number("select count(*) from private.file_deletions") == 1
+
+
+def fields_of(variables: dict[str, str]) -> dict[str, Any]:
+    """The settings that these variables are."""
+    loaded = Settings.load({"DATABASE_URL": "postgresql:///none", "GUESTS_ENABLED": "false"} | variables)
+    return {name.lower(): getattr(loaded, name.lower()) for name in variables}

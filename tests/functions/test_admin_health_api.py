@@ -18,7 +18,8 @@ from threadkeep import health, upkeep
 from threadkeep.database import Database
 from threadkeep.settings import Settings
 
-PARTS = ["database", "migrations", "policies", "partitions", "turns", "purge", "tables", "slowQueries", "providers"]
+OF_DATABASE = ["database", "migrations", "policies", "partitions", "turns", "purge", "tables", "slowQueries"]
+PARTS = [*OF_DATABASE, "storage", "providers"]
 
 
 @pytest.fixture
@@ -146,18 +147,21 @@ async def test_a_part_that_cannot_be_looked_at_stops_no_other(api: httpx.AsyncCl
     assert found["parts"]["turns"]["status"] == "ok"
 
 
-async def test_a_part_of_somebody_else_is_one_of_the_parts(settings: Settings, database: Database) -> None:
-    async def unreachable() -> health.Part:
-        raise ConnectionRefusedError
-
-    async def reachable() -> health.Part:
-        return health.Part("ok", figures={"kind": "disk"})
-
+async def test_the_store_of_files_is_asked(settings: Settings, database: Database) -> None:
     root = somebody(is_admin=True)
-    others = {"storage": reachable, "mail": unreachable}
-    found = await health.read(database, root, settings, with_providers=False, others=others)
-    assert found.parts["storage"] == health.Part("ok", figures={"kind": "disk"})
-    assert found.parts["mail"] == health.Part("degraded", "It could not be looked at: ConnectionRefusedError.")
+    none = settings.model_copy(update={"files_bucket": None, "files_directory": None})
+    gone = none.model_copy(update={"files_bucket": "no-such-bucket-of-threadkeep"})
+
+    found = await health.read(database, root, none, with_providers=False)
+    assert found.parts["storage"].status == "ok"
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        environ.setenv("AWS_ACCESS_KEY_ID", "test")
+        environ.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environ.setenv("AWS_REGION", "eu-central-1")
+        environ.setenv("AWS_MAX_ATTEMPTS", "1")
+        found = await health.read(database, root, gone, with_providers=False)
+    assert found.parts["storage"].status != "ok"
 
 
 async def test_without_a_database_its_parts_are_down_and_the_answer_comes(
@@ -169,7 +173,7 @@ async def test_without_a_database_its_parts_are_down_and_the_answer_comes(
         found = await read(api, "health")
     await nowhere.close()
     assert found["status"] == "down"
-    assert {name for name, part in found["parts"].items() if part["status"] == "down"} == set(PARTS) - {"providers"}
+    assert {name for name, part in found["parts"].items() if part["status"] == "down"} == set(OF_DATABASE)
 
 
 # What pg_stat_statements gives, where it is installed: it cannot be here, so its view is made by hand.

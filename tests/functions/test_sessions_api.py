@@ -518,8 +518,8 @@ async def test_a_message_shows_what_it_is_and_no_data_of_its_files(api: httpx.As
         "model": None,
         "usage": None,
         "attachments": [
-            {"filename": "a.png", "mediaType": "image/png", "size": 3},
-            {"filename": None, "mediaType": "text/plain", "size": 6},
+            {"filename": "a.png", "mediaType": "image/png", "size": 3, "url": None},
+            {"filename": None, "mediaType": "text/plain", "size": 6, "url": None},
         ],
     }
     assert reply == {

@@ -160,3 +160,24 @@ async def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
             if found := await cursor.fetchall():
                 return found
             await asyncio.sleep(0.05)
+
+
+async def test_a_file_is_uploaded_said_and_there_after_a_restart(data_dir: Path) -> None:
+    image = b"\x89PNG\r\n\x1a\n" + bytes(32)
+    body = {"name": "dot.png", "mediaType": "image/png", "size": len(image)}
+    with started(data_dir) as (_, url):
+        async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+            await alive(client)
+            headers = {"authorization": f"Bearer {token(Keys.of(data_dir), 'ada', is_admin=False)}"}
+            file = (await client.post("/api/files", json=body, headers=headers)).json()
+            form = file["upload"]
+            posted = await client.post(form["url"], data=form["fields"], files={"file": ("dot.png", image)})
+            assert posted.status_code == 204
+            part = {"type": "file", "url": file["url"], "mediaType": "image/png"}
+            said = await client.post("/api/chat", json={"message": {"parts": [part]}}, headers=headers)
+            assert said.status_code == 200
+    with started(data_dir) as (_, url):
+        async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+            await alive(client)
+            shown = await client.get(file["url"], headers=headers | {"accept": "image/*"}, follow_redirects=True)
+            assert shown.content == image

@@ -256,5 +256,6 @@ def _shared_rows(connection: Connection) -> Values:
         "size": _insert(
             connection, "private.table_sizes", measured_on="2020-01-01", name="t", bytes=0, estimated_rows=0
         ),
+        "object": _insert(connection, "private.file_deletions", storage_key="files/a"),
         "orphan": _insert(connection, "private.quarantine", source_table="t", reason="r", original=Jsonb({})),
     }

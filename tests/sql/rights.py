@@ -42,6 +42,7 @@ private.configuration_version       ----      ----  ----  ----  ----        ----
 private.revoked_principals          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.guest_windows               ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.identity_deletions          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.file_deletions              ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.quarantine                  ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.usage_roll_up               ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.upkeep_reports              ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
@@ -78,7 +79,7 @@ WRITABLE: Final[dict[str, tuple[str, str]]] = {
 # Who may execute what. A function that is in no line is one that nobody thought about.
 FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     ("anon", "authenticated", "service_role"): """
-        private.offered_models
+        private.offered_models private.readable_file
         private.caller_id private.entity_tag private.fail private.is_service
         private.message_text private.require_active_caller
         public.get_public_messages public.get_public_session public.get_user_role public.is_current_user_admin
@@ -87,7 +88,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         private.add_repository private.caller_budget private.caller_limits
         private.accept_suggestions private.add_suggestion private.create_document private.delete_document_versions
         private.hold_document private.only_place private.reject_suggestion private.revert_document
-        private.save_document
+        private.create_file private.delete_file private.save_document
         private.configuration_obstacles private.delete_model private.hold_administration private.hold_configuration
         private.hold_model private.make_model_default private.remove_configuration private.set_configuration
         private.attachment_list private.begin_turn private.choose_model private.configuration_if_newer
@@ -106,6 +107,8 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     """,
     ("service_role",): """
         private.keep_upkeep_report private.plan_usage_roll_up private.roll_up_usage
+        private.accept_file private.bind_files private.drop_files_of_message private.file_bytes_allowed
+        private.keep_file_deletion private.takes_file_kind
         private.admin_config_problem private.admin_config_shape private.admin_config_shape_of_agents
         private.agent_configuration private.claim_guest private.leaf_problem_of_agents
         private.app_settings private.month_reserved private.month_spent private.take_identity_deletion
@@ -332,6 +335,9 @@ STATEMENTS: Final[dict[str, dict[str, str]]] = {
             insert into private.guest_windows (address_hash, purpose, limit_type, period_start)
             values ('b', 'guest', 'daily', now())
         """,
+    },
+    "private.file_deletions": {
+        "insert": "insert into private.file_deletions (storage_key) values ('key')",
     },
     "private.quarantine": {
         "update": "update private.quarantine set reason = 'r'",

@@ -9,10 +9,11 @@ from contextlib import suppress
 from typing import Final
 from uuid import UUID, uuid4
 
-from threadkeep import turns
+from threadkeep import files, turns
 from threadkeep.database import Database
 from threadkeep.identity import Principal
 from threadkeep.settings import Settings
+from threadkeep.storage import storage_of
 from threadkeep_agents.broadcast import SILENCE_SECONDS, as_sse
 from threadkeep_agents.own_servers import OwnServers
 from threadkeep_agents.providers import Providers, with_key
@@ -38,6 +39,7 @@ class Conversations:
             roster=Roster(),
             tracing=Tracing(settings),
             servers=OwnServers(settings),
+            storage=storage_of(settings),
         )
         self._running: dict[UUID, Turn] = {}
 
@@ -56,6 +58,8 @@ class Conversations:
 
         Raises what `turns.begin` raises.
         """
+        if request.message is not None:
+            await files.check_said(self._database, self._parties.storage, principal, request.message.files)
         begun = await turns.begin(
             self._database,
             principal,

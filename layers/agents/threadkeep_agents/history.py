@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic_ai.messages import (
-    BinaryContent,
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelRequest,
@@ -21,6 +19,8 @@ from pydantic_ai.messages import (
 
 def to_model(rows: Sequence[dict[str, Any]], provider: str) -> tuple[list[ModelMessage], list[UserContent]]:
     """The messages before the last one, and the last one, the user's, as the prompt.
+
+    The attachments of the rows have their `content` (`attachments.resolve`).
 
     An answer goes back in the lossless form in which it was kept. Reasoning of another provider is left out: it
     would be sent on as if it were text.
@@ -50,23 +50,15 @@ def to_store(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
 
 
 def user_content(row: dict[str, Any]) -> list[UserContent]:
-    """A user's message: its text, its images, its text files with their names."""
+    """A user's message: its text and its files, in the order of its parts."""
     content: list[UserContent] = []
+    attachments = iter(row["attachments"])
     for part in row["parts"]:
         if part["type"] == "text":
             content.append(part["text"])
-        elif part["type"] == "file" and part["url"].startswith("attachment:"):
-            attachment = row["attachments"][int(part["url"].removeprefix("attachment:"))]
-            content.append(_file_content(attachment))
+        elif part["type"] == "file":
+            content.append(next(attachments)["content"])
     return content
-
-
-def _file_content(attachment: dict[str, Any]) -> UserContent:
-    data = base64.b64decode(attachment["data"])
-    if attachment["mediaType"].startswith("image/"):
-        return BinaryContent(data, media_type=attachment["mediaType"])
-    name = attachment["filename"] or "file"
-    return f"<file name={name!r} type={attachment['mediaType']!r}>\n{data.decode(errors='replace')}\n</file>"
 
 
 def _without_foreign_reasoning(dumped: list[dict[str, Any]], provider: str) -> list[ModelMessage]:

@@ -19,13 +19,14 @@ from pydantic_ai.run import AgentRunResultEvent
 from pydantic_ai.toolsets import AbstractToolset
 
 from threadkeep import turns
-from threadkeep.configuration import Provider
+from threadkeep.configuration import ChatModelAgent, Provider
 from threadkeep.database import Database
 from threadkeep.errors import SENTENCES, ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.log import logger
 from threadkeep.settings import Settings
-from threadkeep_agents import history
+from threadkeep.storage import Storage
+from threadkeep_agents import attachments, history
 from threadkeep_agents.activity import CHAT_AGENT
 from threadkeep_agents.broadcast import Broadcast, as_line
 from threadkeep_agents.endings import Outcome
@@ -56,6 +57,7 @@ class Parties:
     roster: Roster
     tracing: Tracing
     servers: OwnServers
+    storage: Storage | None
 
 
 class Turn:
@@ -149,6 +151,7 @@ class Turn:
 
         async def events() -> AsyncIterator[Any]:
             nonlocal result
+            await self._read_attachments()
             servers = await self._parties.servers.tools(self._context)
             async with self._agent_events(servers) as stream:
                 async for event in stream:
@@ -174,6 +177,17 @@ class Turn:
         answer = await self._finish(outcome, result, last_lines)
         self._broadcast.end(last_lines if answer.is_stored else [_unstored_line()])
         return answer.replay
+
+    async def _read_attachments(self) -> None:
+        provider: Provider = self._run.configuration_of  # type: ignore[assignment]
+        agent = self._parties.roster.configuration("chat_model_agent", provider)
+        assert isinstance(agent, ChatModelAgent)
+        reader = attachments.Reader(self._models.priced, agent)
+        database, storage = self._parties.database, self._parties.storage
+        resolved = await self._context.as_user(
+            lambda user: attachments.resolve(self._run.history, reader, database, storage, user)
+        )
+        self._run = replace(self._run, history=resolved)
 
     def _agent_events(self, servers: Sequence[AbstractToolset[TurnContext]]) -> Any:
         provider: Provider = self._run.configuration_of  # type: ignore[assignment]

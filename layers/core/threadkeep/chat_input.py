@@ -13,18 +13,20 @@ import json
 import re
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote_to_bytes
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from threadkeep import ids
 from threadkeep.errors import invalid
+from threadkeep.files import PATH as FILES_PATH
 from threadkeep.turns import Trigger, TurnRequest, UserMessage
 
 MAX_TEXT_CHARACTERS: Final = 200_000
 MAX_PARTS: Final = 50
 MAX_ATTACHMENT_BYTES: Final = 1024 * 1024
+MAX_STORED_FILES: Final = 10
 MAX_CONTEXT_BYTES: Final = 8 * 1024
 TITLE_CHARACTERS: Final = 50
 IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -32,6 +34,8 @@ TEXT_TYPES: Final = frozenset({"application/json", "application/xml", "applicati
 
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<parameters>(?:;[\w.+=-]+)*?)(?P<base64>;base64)?,")
 _KEPT_ATTACHMENT: Final = re.compile(r"attachment:(\d{1,2})")
+_STORED_FILE: Final = re.compile(rf"{FILES_PATH}/([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})")
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 
 class ChatBody(BaseModel):
@@ -59,8 +63,11 @@ class ChatBody(BaseModel):
         dict[str, Any] | None, Field(description="Kept with the session (8 kB), never sent to the model.")
     ] = None
 
-    def turn_request(self) -> TurnRequest:
-        """The request that this body means; raises `invalid:api` with the field that makes no sense."""
+    def turn_request(self, address: str = "") -> TurnRequest:
+        """The request that this body means; raises `invalid:api` with the field that makes no sense.
+
+        `address` is this API's own, which a stored file's URL may begin with.
+        """
         session = ids.session_id(self.id) if self.id is not None else uuid4()
         if self.context is not None and len(json.dumps(self.context).encode()) > MAX_CONTEXT_BYTES:
             raise invalid("context", f"It is larger than {MAX_CONTEXT_BYTES} bytes.")
@@ -81,7 +88,7 @@ class ChatBody(BaseModel):
                 raise invalid(f"{field}.id", "It is not a text.")
             # An edit may come without the id of the message that it replaces, which is then the same.
             message_id = ids.message_id(session, text_id, f"{field}.id") if text_id else (target or uuid4())
-            message = _user_message(message_id, raw, field)
+            message = _user_message(message_id, raw, field, address)
         return TurnRequest(
             session=session,
             message=message,
@@ -105,7 +112,7 @@ class ChatBody(BaseModel):
         return None, "message"
 
 
-def _user_message(message_id: Any, raw: dict[str, Any], field: str) -> UserMessage:
+def _user_message(message_id: Any, raw: dict[str, Any], field: str, address: str) -> UserMessage:
     if raw.get("role", "user") != "user":
         raise invalid(f"{field}.role", "Only messages of the user are taken.")
     given = raw.get("parts")
@@ -127,13 +134,15 @@ def _user_message(message_id: Any, raw: dict[str, Any], field: str) -> UserMessa
                 raise invalid(f"{place}.text", "It is not a text.")
             parts.append({"type": "text", "text": part["text"]})
         elif kind == "file":
-            attachments.append(_attachment(part, place))
+            attachment = _attachment(part, place, address)
+            attachments.append(attachment)
+            stored = attachment.get("file")
             parts.append(
                 {
                     "type": "file",
-                    "mediaType": attachments[-1]["mediaType"],
-                    "filename": attachments[-1]["filename"],
-                    "url": f"attachment:{len(attachments) - 1}",
+                    "mediaType": attachment["mediaType"],
+                    "filename": attachment["filename"],
+                    "url": f"{FILES_PATH}/{stored}" if stored else f"attachment:{len(attachments) - 1}",
                 }
             )
     texts = [part["text"] for part in parts if part["type"] == "text"]
@@ -141,12 +150,15 @@ def _user_message(message_id: Any, raw: dict[str, Any], field: str) -> UserMessa
         raise invalid(f"{field}.parts", f"The text is longer than {MAX_TEXT_CHARACTERS} characters.")
     if sum(attachment.get("size", 0) for attachment in attachments) > MAX_ATTACHMENT_BYTES:
         raise invalid(f"{field}.parts", f"The files are larger than {MAX_ATTACHMENT_BYTES} bytes together.")
+    stored_files = [attachment["file"] for attachment in attachments if "file" in attachment]
+    if len(stored_files) > MAX_STORED_FILES or len(set(stored_files)) < len(stored_files):
+        raise invalid(f"{field}.parts", f"A message has at most {MAX_STORED_FILES} files, and each of them once.")
     if not attachments and not any(text.strip() for text in texts):
         raise invalid(f"{field}.parts", "There is nothing to answer: no text and no file.")
     return UserMessage(message_id, parts, attachments, _title(texts))
 
 
-def _attachment(part: dict[str, Any], place: str) -> dict[str, Any]:
+def _attachment(part: dict[str, Any], place: str, address: str) -> dict[str, Any]:
     url = part.get("url")
     filename = part.get("filename")
     if not isinstance(url, str):
@@ -156,9 +168,11 @@ def _attachment(part: dict[str, Any], place: str) -> dict[str, Any]:
     if (kept := _KEPT_ATTACHMENT.fullmatch(url)) is not None:
         # A message that is sent again names its files as they were given out.
         return {"keep": int(kept[1]), "mediaType": part.get("mediaType"), "filename": filename}
+    if (stored := _STORED_FILE.fullmatch(url.removeprefix(address.rstrip("/")))) is not None:
+        return _stored_file(UUID(stored[1]), part, place)
     head = _DATA_URL.match(url)
     if head is None:
-        raise invalid(f"{place}.url", "Only data: URLs are taken here.")
+        raise invalid(f"{place}.url", "Only files that were uploaded here and data: URLs are taken.")
     media_type = (head["type"] or part.get("mediaType") or "text/plain").lower()
     if media_type not in IMAGE_TYPES | TEXT_TYPES and not media_type.startswith("text/"):
         raise invalid(f"{place}.mediaType", f"Files of the type {media_type} are not taken here.")
@@ -169,6 +183,16 @@ def _attachment(part: dict[str, Any], place: str) -> dict[str, Any]:
         "size": len(data),
         "data": base64.b64encode(data).decode(),
     }
+
+
+def _stored_file(file: UUID, part: dict[str, Any], place: str) -> dict[str, Any]:
+    # What the file really is, its row says; this is what the client called it, and calls it when it sends it again.
+    media_type = part.get("mediaType")
+    if media_type is None:
+        media_type = "application/octet-stream"
+    elif not isinstance(media_type, str) or not _MEDIA_TYPE.match(media_type) or len(media_type) > 120:
+        raise invalid(f"{place}.mediaType", "It is not a media type.")
+    return {"file": str(file), "mediaType": media_type, "filename": part.get("filename")}
 
 
 def _decoded(payload: str, *, is_base64: bool, place: str) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from threadkeep.identity import Principal
 from threadkeep.log import logger
 from threadkeep.migrations import MigrationError, read_folder
 from threadkeep.settings import Settings
+from threadkeep.storage import storage_of
 from threadkeep.upkeep import MONTHS_AHEAD
 
 Status = Literal["ok", "degraded", "down"]
@@ -72,9 +73,8 @@ async def read(
     settings: Settings,
     *,
     with_providers: bool,
-    others: Mapping[str, Check] | None = None,
 ) -> Health:
-    """Looks at everything; `others` are further parts, which need no database.
+    """Looks at everything.
 
     Raises only what refuses the caller: without a database all of its parts are `down`, and that is the answer.
     """
@@ -93,11 +93,20 @@ async def read(
         # Each would wait for a connection in vain.
         is_down = parts["database"].status == "down"
         parts[name] = Part("down", "The database cannot be reached.") if is_down else await _looked_at(name, look)
-    for name, look in (others or {}).items():
-        parts[name] = await _looked_at(name, look)
+    parts["storage"] = await _looked_at("storage", lambda: _storage(settings))
     parts["providers"] = await _looked_at("providers", lambda: _providers(settings, reach=with_providers))
     order: tuple[Status, ...] = ("ok", "degraded", "down")
     return Health(max((part.status for part in parts.values()), key=order.index), parts)
+
+
+async def _storage(settings: Settings) -> Part:
+    """Whether the store of files answers: the object that is asked for need not be there."""
+    storage = storage_of(settings)
+    if storage is None:
+        return Part("ok", "No store of files is configured.")
+    started = time.perf_counter()
+    await storage.read("health", 1)
+    return Part("ok", None, {"milliseconds": round((time.perf_counter() - started) * 1000, 1)})
 
 
 async def _looked_at(name: str, look: Check) -> Part:

@@ -32,7 +32,8 @@ class Usage:
 class Message:
     """One message; `usage` is for its session's owner, and None where no model was asked.
 
-    `attachments` are `{filename, mediaType, size}` in the order in which the parts name them; sizes are in bytes.
+    `attachments` are `{filename, mediaType, size, url}` in the order in which the parts name them; sizes are in bytes.
+    The `url` is a stored file's path in the API; None for one that came inline, and for one that was deleted.
     """
 
     id: UUID

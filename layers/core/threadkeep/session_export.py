@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from threadkeep import messages, sessions
+from threadkeep import files, messages, sessions
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
@@ -69,7 +69,9 @@ def _paragraph(part: dict[str, Any]) -> str:
     if kind == "text":
         return str(part.get("text", "")).strip()
     if kind == "file":
-        return f"*File: {part.get('filename') or part.get('mediaType')}*"
+        name = part.get("filename") or part.get("mediaType")
+        url = str(part.get("url", ""))
+        return f"*File: {name}* ({url})" if url.startswith(f"{files.PATH}/") else f"*File: {name}*"
     if kind.startswith("tool-"):
         return f"*Tool: {kind.removeprefix('tool-')}*"
     return ""

@@ -198,6 +198,9 @@ class Settings(BaseModel):
     supabase_url: str | None = None
     supabase_service_role_key: Secret | None = None
     allowed_origins: tuple[str, ...] = ()
+    files_bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = None
+    files_directory: str | None = None
+    files_signing_key: Secret | None = None
     openai_api_key: Secret | None = None
     anthropic_api_key: Secret | None = None
     gemini_api_key: Secret | None = None
@@ -546,6 +549,7 @@ _SECRETS: Final[Mapping[str, Callable[[str], object]]] = {
     "guest_token_keys": _read_guest_keys,
     "auth_hook_secrets": _read_hook_secrets,
     "supabase_service_role_key": _check_api_key,
+    "files_signing_key": _check_signing_secret,
     "openai_api_key": _check_api_key,
     "anthropic_api_key": _check_api_key,
     "gemini_api_key": _check_api_key,

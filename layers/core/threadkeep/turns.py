@@ -27,12 +27,20 @@ Status = Literal["complete", "interrupted", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """What a person says: AI SDK parts, and inline files apart from them (`{mediaType, filename, size, data}`)."""
+    """What a person says: AI SDK parts, and the files apart from them.
+
+    An inline file is `{mediaType, filename, size, data}`, a stored one `{file, mediaType, filename}`.
+    """
 
     id: UUID
     parts: list[dict[str, Any]]
     attachments: list[dict[str, Any]]
     title: str
+
+    @property
+    def files(self) -> list[UUID]:
+        """The stored files."""
+        return [UUID(attachment["file"]) for attachment in self.attachments if "file" in attachment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +155,9 @@ async def begin(
     """All that comes before the model, in one round trip.
 
     `providers` are those with a key here. Raises `forbidden:account`, `forbidden:agent`, `not_found:session`,
-    `not_found:message`, `not_found:model`, `conflict:chat`, `conflict:message`, `rate_limit:chat` and
-    `rate_limit:guest`; then nothing has happened and nothing was consumed.
+    `not_found:message`, `not_found:model`, `not_found:file`, `conflict:chat`, `conflict:message`, `conflict:upload`,
+    `conflict:file`, `invalid:file`, `rate_limit:chat` and `rate_limit:guest`; then nothing has happened and nothing
+    was consumed.
     """
     message = request.message
     [[row]] = await database.run(

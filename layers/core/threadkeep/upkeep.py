@@ -25,6 +25,7 @@ from threadkeep.guests import LIFETIME
 from threadkeep.identity import SERVICE
 from threadkeep.log import logger
 from threadkeep.settings import Settings
+from threadkeep.storage import DELETED_AT_ONCE, Storage
 
 MONTHS_AHEAD: Final = 3
 STREAM_KEPT: Final = timedelta(minutes=10)
@@ -35,6 +36,9 @@ ROLL_UP_BATCH: Final = 20_000
 WINDOW_KEPT: Final = timedelta(days=2)
 # A returning guest's token is renewed and his profile touched with it: after this long none of his tokens is valid.
 GUEST_KEPT: Final = LIFETIME + timedelta(days=1)
+# An upload's form is good for 15 minutes; a file that was uploaded may wait in an unsent message for a day.
+UPLOAD_KEPT: Final = timedelta(hours=1)
+UNUSED_FILE_KEPT: Final = timedelta(days=1)
 
 DEFAULT_SECONDS: Final = 60.0
 STATEMENT_SECONDS: Final = 30.0
@@ -72,15 +76,21 @@ class Report(BaseModel):
     seconds: float
 
 
-async def run(database: Database, settings: Settings | None = None, *, deadline: float | None = None) -> Report:
+async def run(
+    database: Database,
+    settings: Settings | None = None,
+    *,
+    storage: Storage | None = None,
+    deadline: float | None = None,
+) -> Report:
     """Does all that is due until `deadline`, in seconds of `time.monotonic()`; without one, for a minute at most.
 
-    Without `settings` nothing outside the database is touched: users stay where they sign in. A kind of work that
-    fails is reported and recorded, and does not stop the others. Raises `unavailable:database` when the database
-    cannot be reached.
+    Without `settings` users stay where they sign in; without `storage` the objects of deleted files stay where they
+    are, and are counted as remaining. A kind of work that fails is reported and recorded, and does not stop the
+    others. Raises `unavailable:database` when the database cannot be reached.
     """
     started = time.monotonic()
-    bounded = _Bounded(database, started + DEFAULT_SECONDS if deadline is None else deadline, settings)
+    bounded = _Bounded(database, started + DEFAULT_SECONDS if deadline is None else deadline, settings, storage)
     jobs = [_Job(kind, bounded, steps(bounded)) for kind, (steps, _) in _KINDS.items()]
     pending = list(jobs)
     while pending:
@@ -116,9 +126,16 @@ async def recover_dead_turns(database: Database, *, alone: bool = False) -> int:
 class _Bounded:
     """The database, with a limit to each statement: of waiting for locks, and of what is left of the time."""
 
-    def __init__(self, database: Database, deadline: float, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        deadline: float,
+        settings: Settings | None = None,
+        storage: Storage | None = None,
+    ) -> None:
         self.database = database
         self.settings = settings
+        self.storage = storage
         self._deadline = deadline
 
     @property
@@ -250,6 +267,34 @@ async def _identity_deletions(bounded: _Bounded) -> AsyncGenerator[int, None]:
         yield int(is_done)
 
 
+async def _file_deletions(bounded: _Bounded) -> AsyncGenerator[int, None]:
+    """Twice at once does no harm: an object that is not there is deleted. What the store keeps waits for an hour."""
+    due = """
+        select d.storage_key
+        from private.file_deletions as d
+        where d.due_at < now()
+        order by d.due_at
+        limit %(batch)s
+    """
+    settle = """
+        with put_off as (
+            update private.file_deletions as d
+            set due_at = now() + interval '1 hour',
+                attempts = d.attempts + 1
+            where d.storage_key = any (%(stayed)s)
+        )
+        delete from private.file_deletions as d
+        where d.storage_key = any (%(gone)s)
+            and d.due_at < now()
+    """
+    while bounded.storage is not None and (rows := await bounded.rows(due, {"batch": DELETED_AT_ONCE})):
+        keys = [row["storage_key"] for row in rows]
+        stayed = set(await bounded.storage.delete(keys))
+        gone = [key for key in keys if key not in stayed]
+        await bounded.rows(settle, {"gone": gone, "stayed": list(stayed)})
+        yield len(gone)
+
+
 async def _logs(bounded: _Bounded) -> AsyncGenerator[int, None]:
     purge = """
         select user_logs_deleted + agent_logs_deleted + error_logs_deleted as number
@@ -301,6 +346,8 @@ _KEPT: Final = {
     "rolled_up_after": ROLLED_UP_AFTER,
     "window_kept": WINDOW_KEPT,
     "guest_kept": GUEST_KEPT,
+    "upload_kept": UPLOAD_KEPT,
+    "unused_file_kept": UNUSED_FILE_KEPT,
 }
 
 _KINDS: Final[dict[str, tuple[Steps, LiteralString]]] = {
@@ -378,6 +425,27 @@ _KINDS: Final[dict[str, tuple[Steps, LiteralString]]] = {
             where u.response_timestamp < now() - 3 * %(rolled_up_after)s
             limit %(counted)s
         ) as due
+        """,
+    ),
+    "unfinished_uploads": _rows_past_their_time(
+        "public.files",
+        """
+        (t.state = 'pending' and t.created_at < now() - %(upload_kept)s)
+        or (t.state = 'refused' and t.created_at < now() - %(upload_kept)s)
+        """,
+        batch=500,
+    ),
+    "unused_files": _rows_past_their_time(
+        "public.files",
+        "t.state = 'ready' and t.message_id is null and t.checked_at < now() - %(unused_file_kept)s",
+        batch=500,
+    ),
+    # After the kinds that delete files.
+    "file_deletions": (
+        _file_deletions,
+        """
+        select count(*) as number
+        from (select from private.file_deletions as d where d.due_at < now() limit %(counted)s) as due
         """,
     ),
     "past_log_partitions": (

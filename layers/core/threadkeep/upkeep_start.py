@@ -14,6 +14,7 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.log import logger
 from threadkeep.settings import Settings
+from threadkeep.storage import storage_of
 from threadkeep.upkeep_reports import Request
 
 SECONDS_HERE: Final = 30.0
@@ -35,7 +36,7 @@ async def start(database: Database, administrator: Principal, settings: Settings
     if not requested.is_new:
         return requested
     if settings.purge_function_name is None:
-        task = asyncio.create_task(_run_here(database))
+        task = asyncio.create_task(_run_here(database, settings))
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
         return requested
@@ -47,9 +48,10 @@ async def start(database: Database, administrator: Principal, settings: Settings
     return requested
 
 
-async def _run_here(database: Database) -> None:
+async def _run_here(database: Database, settings: Settings) -> None:
+    deadline = time.monotonic() + SECONDS_HERE
     try:
-        await upkeep.run(database, deadline=time.monotonic() + SECONDS_HERE)
+        await upkeep.run(database, settings, storage=storage_of(settings), deadline=deadline)
     except ThreadkeepError as error:
         logger.warning("upkeep that was asked for did not run", extra={"code": error.code})
 

@@ -16,6 +16,7 @@ from threadkeep.database import Database
 from threadkeep.identity import Authenticator
 from threadkeep.log import logger
 from threadkeep.settings import Settings, settings
+from threadkeep.storage import Storage, storage_of
 from threadkeep.web import problems
 from threadkeep.web.edge import CORRELATION_HEADER, Edge
 
@@ -30,6 +31,11 @@ class Runtime:
     settings: Settings
     database: Database
     authenticator: Authenticator
+
+    @cached_property
+    def storage(self) -> Storage | None:
+        """Where attached files are; None if that is not configured."""
+        return storage_of(self.settings)
 
     @classmethod
     def of(cls, configured: Settings) -> Runtime:
@@ -46,8 +52,11 @@ class Runtime:
             database_url.get_secret_value()
 
 
-def create_app(*routers: APIRouter, runtime: Runtime | None = None) -> FastAPI:
-    """An application of these routers, with the same edge wherever it runs."""
+def create_app(*routers: APIRouter, runtime: Runtime | None = None, raw_path: str | None = None) -> FastAPI:
+    """An application of these routers, with the same edge wherever it runs.
+
+    The route at `raw_path` reads its body itself, as it is sent.
+    """
     if runtime is None:
         runtime = Runtime.of(settings())
         runtime.prepare()
@@ -55,7 +64,7 @@ def create_app(*routers: APIRouter, runtime: Runtime | None = None) -> FastAPI:
     app.state.runtime = runtime
     problems.install(app)
     # The last one added is the outermost: an answer to a bad body needs its CORS headers as well.
-    app.add_middleware(Edge, settings=runtime.settings)
+    app.add_middleware(Edge, settings=runtime.settings, raw_path=raw_path)
     app.add_middleware(
         CORSMiddleware,
         allow_origin_regex=runtime.settings.origin_pattern.pattern,

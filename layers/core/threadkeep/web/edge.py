@@ -38,9 +38,10 @@ _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 class Edge:
     """Wraps an application; sets `scope["state"]["correlation_id"]` and answers bad bodies itself."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, raw_path: str | None = None) -> None:
         self._app = app
         self._settings = settings
+        self._raw_path = raw_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,13 +69,14 @@ class Edge:
             await send(message)
 
         try:
-            body = await _checked_body(headers, receive, self._settings.max_body_bytes)
+            is_raw = scope["path"] == self._raw_path
+            receive = receive if is_raw else await self._checked(headers, receive)
         except ThreadkeepError as error:
             response: Response = problem_response(error, correlation_id)
             await response(scope, receive, send_with_headers)
         else:
             try:
-                await self._app(scope, _replaying(body, receive), send_with_headers)
+                await self._app(scope, receive, send_with_headers)
             except Exception as error:
                 if has_started:
                     raise
@@ -90,6 +92,9 @@ class Edge:
                 "correlation_id": str(correlation_id),
             },
         )
+
+    async def _checked(self, headers: Headers, receive: Receive) -> Receive:
+        return _replaying(await _checked_body(headers, receive, self._settings.max_body_bytes), receive)
 
 
 def _correlation_id(headers: Headers) -> UUID:
