@@ -81,6 +81,7 @@ SENTENCES: Final = {
     "unsupported_media:api": "Send this request as application/json.",
     "invalid:api": "Some fields are wrong.",
     "rate_limit:chat": "The limit of this agent is used up for now.",
+    "rate_limit:budget": "The budget of this month is used up.",
     "rate_limit:guest": "Too many guests were made. Sign in, or try again later.",
     "too_large:document": "A document may have 1 MB of text (1048576 bytes in UTF-8).",
     "too_large:difference": "These versions differ in too much to show it. Read both instead.",
@@ -90,6 +91,7 @@ SENTENCES: Final = {
         "This is more than one answer can carry here. Ask for parts of it (?part=profile&part=usage), and export"
         " sessions and documents one by one (GET /api/sessions/{id}/export, GET /api/documents/{id}/export)."
     ),
+    "too_large:cost": "The answer reached what one turn may cost and was ended.",
     "too_large:turn": "The answer reached the bounds of one turn and was ended.",
     "invalid:content": "The model's provider refused this content.",
     "unavailable:answer": "The answer could not be stored. What can be kept of it will appear in the session.",
