@@ -2,69 +2,6 @@
 
 -- Limits and budget
 
-create function private.app_settings() returns jsonb
-language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_data jsonb;
-begin
-    select a.config_data into v_data from public.admin_config as a where a.config_key = 'app_settings';
-    if v_data is not null and private.admin_config_problem('app_settings', v_data) is null then
-        return v_data;
-    end if;
-    -- A row that was broken by hand leaves the last good one in force.
-    select h.config_data into v_data
-    from public.admin_config_history as h
-    where h.config_key = 'app_settings'
-        and h.config_data is not null
-        and private.admin_config_problem(h.config_key, h.config_data) is null
-    order by h.id desc
-    limit 1;
-    return v_data;
-end
-$$;
-
-create function private.month_spent(p_scope text, p_user uuid, p_month date) returns numeric
-language sql stable security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select case p_scope
-        when 'guests' then (
-            select coalesce(sum(d.total_cost), 0)
-            from public.usage_daily as d
-            where d.user_kind = 'guest'
-                and d.day >= p_month
-                and d.day < (p_month + interval '1 month')::date
-        )
-        else (
-            select coalesce(sum(u.total_cost), 0)
-            from public.usage_logs as u
-            where u.user_id = p_user
-                and u.request_timestamp >= p_month::timestamp at time zone 'UTC'
-                and u.request_timestamp < (p_month + interval '1 month') at time zone 'UTC'
-        )
-    end
-$$;
-comment on function private.month_spent is
-    'US dollars spent in the month that begins on this day (UTC): by a user, or (scope guests) by all guests together.';
-
-create function private.month_reserved(p_scope text, p_user uuid, p_month date) returns numeric
-language sql stable security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    -- A turn that died holds nothing; one whose session was deleted may still run.
-    select coalesce(sum(b.amount), 0)
-    from public.budget_reservations as b
-    left join public."Stream" as s on s.id = b.stream_id
-    where b.scope = p_scope
-        and (p_scope = 'guests' or b.user_id = p_user)
-        and b.month = p_month
-        and b.lease_until > clock_timestamp()
-        and (s.id is null or s.status = 'running' and s.lease_until > clock_timestamp())
-$$;
-comment on function private.month_reserved is 'US dollars that running turns hold of a month''s budget.';
-
 create function private.caller_limits(p_agents text[], p_providers text[], p_guest_address text) returns table (
     provider text,
     agent text,
@@ -97,7 +34,7 @@ begin
         private.period_start(w.limit_type) + private.period_length(w.limit_type)
     -- Without a key anywhere the offline model answers, under the configuration of the active provider.
     from unnest(
-        case when p_providers = '{}' then array[coalesce(private.app_settings() ->> 'activeProvider', 'google')]
+        case when p_providers = '{}' then array[coalesce(private.application_settings() ->> 'activeProvider', 'google')]
         else p_providers end
     ) with ordinality as p (provider, place)
     cross join unnest(p_agents) with ordinality as a (agent, place)
@@ -133,7 +70,7 @@ create function private.caller_budget() returns table (
     reserved numeric,
     has_room boolean
 )
-language plpgsql stable security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -143,20 +80,18 @@ begin
     if v_user is null then
         perform private.fail('TK401', 'unauthorized:auth');
     end if;
-    settings := private.app_settings();
+    settings := private.application_settings();
     month := date_trunc('month', now() at time zone 'UTC')::date;
     cap := settings -> 'budgets' ->> 'perUserMonthlyUsd';
-    spent := private.month_spent('user', v_user, month);
-    reserved := private.month_reserved('user', v_user, month);
+    select h.spent, h.reserved into spent, reserved from private.held_budget('user', v_user, month, true) as h;
     has_room := cap is null or spent + reserved < cap;
     v_cap_of_guests := settings -> 'budgets' ->> 'guestsMonthlyUsd';
     if v_cap_of_guests is not null
         and exists (select from public.user_profiles as p where p.id = v_user and p.is_guest)
     then
         -- What an installation spends on its guests is told to none of them.
-        has_room := has_room
-            and private.month_spent('guests', null, month) + private.month_reserved('guests', null, month)
-                < v_cap_of_guests;
+        select has_room and h.spent + h.reserved < v_cap_of_guests into has_room
+        from private.held_budget('guests', null, month, true) as h;
     end if;
     return next;
 end
@@ -213,7 +148,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform private.require_active_caller();
-    if auth.uid() is null and private.app_settings() -> 'guests' -> 'enabled' = 'false'::jsonb then
+    if auth.uid() is null and private.application_settings() -> 'guests' -> 'enabled' = 'false'::jsonb then
         perform private.fail('TK401', 'unauthorized:auth');
     end if;
     return json_build_object(
@@ -302,9 +237,6 @@ comment on function private.take_identity_deletion is
     'The next deletion that is due, or that of this user; its next attempt follows after 1, 2, 4 … minutes, at most a day.';
 
 revoke all on function
-    private.app_settings(),
-    private.month_spent(text, uuid, date),
-    private.month_reserved(text, uuid, date),
     private.caller_limits(text[], text[], text),
     private.caller_budget(),
     private.add_repository(text, text, text, text, integer, text, text),
@@ -313,9 +245,6 @@ revoke all on function
     private.take_identity_deletion(uuid)
 from public, anon, authenticated, service_role;
 grant execute on function
-    private.app_settings(),
-    private.month_spent(text, uuid, date),
-    private.month_reserved(text, uuid, date),
     private.caller_limits(text[], text[], text),
     private.caller_budget(),
     private.add_repository(text, text, text, text, integer, text, text),

@@ -199,6 +199,7 @@ def rows_of(connection: Connection, user: UUID) -> Values:
         "spent": _insert(connection, "public.usage_user_daily", **spent, **agent, **of_user),
         "window": _insert(connection, "public.rate_limit_tracking", **agent, **window, **of_user),
         "reservation": _insert(connection, "public.budget_reservations", **budget, **of_user),
+        "spend": _insert(connection, "private.user_spend", month="2020-01-01", **of_user),
         "repository": _insert(connection, "public.github_repositories", repo_owner="a", repo_name="b", **of_user),
         "error": _insert(connection, "public.error_logs", **error, **of_user),
         "activity": _insert(connection, "public.user_activity_logs", **activity, **of_user),
@@ -230,6 +231,7 @@ def _shared_rows(connection: Connection) -> Values:
         "configuration": Jsonb(taken[0]),
         "model": _insert(connection, "public.model_config", model_id="m", name="M", provider="google", **prices),
         "daily": _insert(connection, "public.usage_daily", user_kind="guest", shard=0, **daily),
+        "spend_of_guests": _insert(connection, "private.guest_spend", month="2020-01-01", shard=0),
         "revoked": _insert(
             connection, "private.revoked_principals", user_id=uuid4(), reason="deleted", until="2100-01-01"
         ),

@@ -48,6 +48,8 @@ private.usage_roll_up               ----      ----  ----  ----  ----        ----
 private.upkeep_reports              ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.upkeep_requests             ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 private.table_sizes                 ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.user_spend                  ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
+private.guest_spend                 ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 """
 
 # What a person may write: the columns of an insert, and those of an update.
@@ -91,6 +93,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         private.create_file private.delete_file private.save_document
         private.configuration_obstacles private.delete_model private.hold_administration private.hold_configuration
         private.hold_model private.make_model_default private.remove_configuration private.set_configuration
+        private.exhausted_agents private.recent_history private.reserve_budget
         private.attachment_list private.begin_turn private.choose_model private.configuration_if_newer
         private.consume_limits private.create_session private.delete_messages_from private.delete_sessions
         private.end_running_turn private.ensure_profile private.keep_guest
@@ -111,9 +114,10 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         private.keep_file_deletion private.takes_file_kind
         private.admin_config_problem private.admin_config_shape private.admin_config_shape_of_agents
         private.agent_configuration private.claim_guest private.leaf_problem_of_agents
-        private.app_settings private.month_reserved private.month_spent private.take_identity_deletion
+        private.take_identity_deletion
+        private.application_settings
         private.count_deleted_messages private.create_log_partition private.delete_own_account private.delete_profile
-        private.drop_log_partition private.finish_turn private.is_day private.is_revoked
+        private.drop_log_partition private.finish_turn private.held_budget private.is_day private.is_revoked
         private.keep_admin_config_history private.leaf_problem private.lock_model_defaults private.lock_user
         private.log_agent_activity private.log_error private.log_partitions private.make_profile private.mark_revoked
         private.missing_log_months private.move_configuration_version private.next_document_version
@@ -338,6 +342,14 @@ STATEMENTS: Final[dict[str, dict[str, str]]] = {
     },
     "private.file_deletions": {
         "insert": "insert into private.file_deletions (storage_key) values ('key')",
+    },
+    "private.user_spend": {
+        "insert": "insert into private.user_spend (user_id, month) values (%(user)s, '2020-02-01')",
+        "update": "update private.user_spend set total_cost = 1 where user_id = %(user)s",
+        "delete": "delete from private.user_spend where user_id = %(user)s",
+    },
+    "private.guest_spend": {
+        "insert": "insert into private.guest_spend (month, shard) values ('2020-02-01', 1)",
     },
     "private.quarantine": {
         "update": "update private.quarantine set reason = 'r'",

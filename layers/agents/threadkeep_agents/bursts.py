@@ -44,6 +44,13 @@ class Bursts:
             self._ready.pop()
         return event
 
+    async def begin(self) -> None:
+        """Waits for the first event; raises what the model raised instead of one."""
+        if not self._ready:
+            self._ready = [await self._queue.get()]
+        if self._ready[-1] is None:
+            await self._reader
+
     async def close(self) -> None:
         """Ends the reading."""
         self._reader.cancel()

@@ -14,10 +14,16 @@ from threadkeep_agents.metering import PricedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a turn ended. `usage` has the rows of all its model requests; `failure` is what was raised."""
+    """How a turn ended.
+
+    `model` is the one that answered, `chosen` the one that was to answer. `usage` has the rows of all its model
+    requests; `failure` is what was raised. `omitted_messages` is how many stored messages the model could not read.
+    """
 
     run: turns.Run
     model: PricedModel
+    chosen: PricedModel
+    omitted_messages: int
     status: turns.Status
     finish_reason: str
     usage: list[dict[str, Any]]
@@ -36,6 +42,10 @@ class Outcome:
             "finishReason": self.finish_reason,
             "usage": _usage_summary(self.usage),
         }
+        if self.model is not self.chosen:
+            metadata["insteadOf"] = self.chosen.model_id
+        if self.omitted_messages:
+            metadata["context"] = {"omittedMessages": self.omitted_messages}
         if self.title:
             metadata["title"] = self.title
         if self.error:

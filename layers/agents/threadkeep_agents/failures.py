@@ -12,12 +12,14 @@ from pydantic_ai.exceptions import (
     ModelRateLimitError,
     ModelTimeoutError,
     ModelUnavailableError,
+    OutputTokenLimitExceeded,
     RunTimedOut,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
 )
 
 from threadkeep.errors import ThreadkeepError
+from threadkeep_agents.metering import CostBoundReachedError
 
 RETRY_AFTER_SECONDS = 10
 
@@ -29,7 +31,9 @@ def as_domain_error(error: BaseException) -> ThreadkeepError:
             return error
         case RunTimedOut() | TimeoutError() | ModelTimeoutError():
             return ThreadkeepError("timeout:chat")
-        case UsageLimitExceeded():
+        case CostBoundReachedError():
+            return ThreadkeepError("rate_limit:budget" if error.is_of_budget else "too_large:cost")
+        case UsageLimitExceeded() | OutputTokenLimitExceeded():
             return ThreadkeepError("too_large:turn")
         case ContentFilterError():
             return ThreadkeepError("invalid:content")

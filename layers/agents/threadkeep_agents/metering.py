@@ -2,7 +2,7 @@
 
 A request is entered before it is sent, under an id derived from the answer and its place in the turn, so that
 whatever ends the turn settles it once. Input tokens are all input, cached or not, as pydantic-ai brings every
-provider's counts to that one meaning.
+provider's counts to that one meaning. No request is sent that the turn cannot pay any more.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
+from pydantic_ai.exceptions import ModelContextWindowExceededError, ModelHTTPError, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
@@ -27,10 +28,16 @@ from pydantic_ai.usage import RequestUsage
 from threadkeep.configuration import ModelMetadata, parse_model_metadata
 from threadkeep.model_catalog import is_priced
 from threadkeep_agents.bursts import Bursts
+from threadkeep_agents.history import Window, without_foreign_reasoning
 
 CHARACTERS_PER_TOKEN: Final = 4
 PICO: Final = Decimal("0.000000000001")
 OFFLINE: Final = "offline"
+# Less than this is no answer; a request for fewer tokens needs what it asks for.
+LEAST_OUTPUT_TOKENS: Final = 256
+ASSUMED_OUTPUT_TOKENS: Final = 65_536
+UNBOUNDED_TOKENS: Final = 100_000_000
+SHOWING_REASONING: Final = {"openai_reasoning_summary", "google_thinking_config", "anthropic_thinking"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,20 @@ class PricedModel:
         """Whether there is a price; without one the usage still counts, and is flagged."""
         return self.provider == OFFLINE or is_priced(self.input_price, self.output_price)
 
+    def output_tokens(self, wanted: int | None = None) -> int:
+        """The longest answer that may be asked for: what is wanted, what the model can, half of its context window."""
+        window = self.metadata.context_window
+        known = [wanted, self.metadata.max_output_tokens, window and max(1, window // 2)]
+        return min((bound for bound in known if bound), default=ASSUMED_OUTPUT_TOKENS)
+
+
+class CostBoundReachedError(UsageLimitExceeded):
+    """The turn cannot pay another request: what one turn may cost is spent, or what the month's budget had left."""
+
+    def __init__(self, *, is_of_budget: bool) -> None:
+        self.is_of_budget = is_of_budget
+        super().__init__("the next request would cost more than is left")
+
 
 OFFLINE_MODEL: Final = PricedModel(OFFLINE, OFFLINE, Decimal(0), Decimal(0), ModelMetadata(), thinking_enabled=False)
 
@@ -79,13 +100,26 @@ class Entry:
     is_open: bool = True
     duration_ms: int | None = None
     output_characters: int = 0
+    output_bound: int = 0
+    has_answered: bool = False
     stream: StreamedResponse | None = None
+
+    def most(self) -> Decimal:
+        """What it cost, or the most that it may cost while it is open."""
+        usage = self.usage
+        if usage is None:
+            output = self.output_bound if self.is_open else self.output_estimate
+            usage = RequestUsage(input_tokens=self.estimated_input, output_tokens=output)
+        return sum(cost(self.model, usage, self.started_at), Decimal(0))
+
+    @property
+    def output_estimate(self) -> int:
+        """How many tokens were said, by their characters."""
+        return -(-self.output_characters // CHARACTERS_PER_TOKEN)
 
     def row(self) -> dict[str, Any]:
         """The row for `private.settle_usage`; an open request carries what a recovery needs to estimate it."""
-        usage = self.usage or RequestUsage(
-            input_tokens=self.estimated_input, output_tokens=-(-self.output_characters // CHARACTERS_PER_TOKEN)
-        )
+        usage = self.usage or RequestUsage(input_tokens=self.estimated_input, output_tokens=self.output_estimate)
         input_cost, output_cost = cost(self.model, usage, self.started_at)
         row: dict[str, Any] = {
             "request_id": str(self.request_id),
@@ -133,13 +167,26 @@ def cost(model: PricedModel, usage: RequestUsage, at: datetime) -> tuple[Decimal
 
 @dataclass(slots=True)
 class Ledger:
-    """The requests of one turn, in the order in which they were entered."""
+    """The requests of one turn, in the order in which they were entered.
+
+    `max_cost` in USD bounds them all together; None is without bound. `is_of_budget` says that the month's budget
+    left no more for the turn than that.
+    """
 
     answer: UUID
+    max_cost: Decimal | None = None
+    is_of_budget: bool = False
     entries: list[Entry] = field(default_factory=list)
     is_changed: bool = False
 
-    def enter(self, agent: str, model: PricedModel, messages: list[ModelMessage]) -> Entry:
+    def enter(
+        self, agent: str, model: PricedModel, messages: list[ModelMessage], output_tokens: int, *, shares: bool = False
+    ) -> Entry:
+        """Enters a request for at most `output_tokens`, which are lowered to what is left (`Entry.output_bound`).
+
+        One that `shares` with others at the same time takes at most half of it, so that there is some left for them.
+        Raises `CostBoundReachedError` if that is not enough for an answer.
+        """
         entry = Entry(
             request_id=uuid5(self.answer, str(len(self.entries))),
             agent=agent,
@@ -148,6 +195,9 @@ class Ledger:
             started_at=datetime.now(UTC),
             started=time.perf_counter(),
         )
+        entry.output_bound = min(output_tokens, self._payable(entry, shares=shares))
+        if entry.output_bound < min(output_tokens, LEAST_OUTPUT_TOKENS):
+            raise CostBoundReachedError(is_of_budget=self.is_of_budget)
         self.entries.append(entry)
         self.is_changed = True
         return entry
@@ -161,6 +211,7 @@ class Ledger:
         self.is_changed = True
         if response is None:
             return
+        entry.has_answered = bool(response.parts)
         entry.output_characters = _response_characters(response)
         usage = response.usage
         if usage.unmeasured_requests or not usage.has_values():
@@ -177,6 +228,21 @@ class Ledger:
         entry.duration_ms = round((time.perf_counter() - entry.started) * 1000)
         self.is_changed = True
 
+    def _payable(self, entry: Entry, *, shares: bool) -> int:
+        """How many output tokens can be paid after the request's input and all that the others cost or may cost."""
+        if self.max_cost is None or not (entry.model.input_price or entry.model.output_price):
+            return UNBOUNDED_TOKENS
+        left = self.max_cost - sum((other.most() for other in self.entries), Decimal(0)) - entry.most()
+        prices = entry.model.metadata.prices(
+            entry.model.input_price,
+            entry.model.output_price,
+            day=entry.started_at.date(),
+            input_tokens=entry.estimated_input,
+        )
+        if left < 0 or not prices.output:
+            return 0 if left < 0 else UNBOUNDED_TOKENS
+        return int(left * 1_000_000 / prices.output) // (2 if shares else 1)
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all requests that used anything or may have."""
         self.is_changed = False
@@ -191,7 +257,7 @@ class Ledger:
 
 
 class MeteredModel(WrapperModel):
-    """A model whose every request is on the ledger of a turn."""
+    """A model whose every request is on the ledger of a turn, and one that this model can read and the turn can pay."""
 
     def __init__(
         self,
@@ -200,13 +266,24 @@ class MeteredModel(WrapperModel):
         agent: str,
         priced: PricedModel,
         entries: list[Entry] | None = None,
+        *,
+        window: Window | None = None,
+        own_settings: ModelSettings | None = None,
+        shares: bool = False,
     ) -> None:
-        """`entries` gets each request of this model besides."""
+        """`entries` gets each request of this model besides.
+
+        `own_settings` show the reasoning of this model, if a request that was made for another one's is to show it.
+        `shares` says that other requests of the turn may run at the same time.
+        """
         super().__init__(wrapped)
         self._ledger = ledger
         self._agent = agent
         self._priced = priced
         self._entries = entries if entries is not None else []
+        self._window = window or Window()
+        self._own_settings = own_settings
+        self._shares = shares
 
     async def request(
         self,
@@ -214,10 +291,44 @@ class MeteredModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        entry = self._enter(messages)
+        try:
+            return await self._request(messages, model_settings, model_request_parameters)
+        except ModelContextWindowExceededError:
+            if not self._shorten(messages, model_settings):
+                raise
+        return await self._request(messages, model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        async with AsyncExitStack() as stack:
+            try:
+                stream = await stack.enter_async_context(
+                    self._request_stream(messages, model_settings, model_request_parameters, run_context)
+                )
+            except ModelContextWindowExceededError:
+                if not self._shorten(messages, model_settings):
+                    raise
+                stream = await stack.enter_async_context(
+                    self._request_stream(messages, model_settings, model_request_parameters, run_context)
+                )
+            yield stream
+
+    async def _request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        messages, entry, settings = self._enter(messages, model_settings)
         response = None
         try:
-            response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+            response = await self.wrapped.request(messages, settings, model_request_parameters)
         except asyncio.CancelledError:
             self._ledger.settle(entry, None, is_whole=False)
             raise
@@ -228,24 +339,24 @@ class MeteredModel(WrapperModel):
         return response
 
     @asynccontextmanager
-    async def request_stream(
+    async def _request_stream(
         self,
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
+        run_context: RunContext[Any] | None,
     ) -> AsyncGenerator[StreamedResponse]:
-        entry = self._enter(messages)
+        messages, entry, settings = self._enter(messages, model_settings)
         stream: StreamedResponse | None = None
         try:
-            async with self.wrapped.request_stream(
-                messages, model_settings, model_request_parameters, run_context
-            ) as stream:
+            async with self.wrapped.request_stream(messages, settings, model_request_parameters, run_context) as stream:
                 entry.stream = stream
                 bursts = Bursts(aiter(stream))
                 # Whoever iterates over the stream from here on gets what `aiter` found in this place.
                 stream._event_iterator = bursts
                 try:
+                    # A provider may accept a request and refuse it in its first event; until then nothing was said.
+                    await bursts.begin()
                     yield stream
                 finally:
                     await bursts.close()
@@ -258,18 +369,42 @@ class MeteredModel(WrapperModel):
         response = stream.get()
         self._ledger.settle(entry, response, is_whole=is_whole(response))
 
-    def _enter(self, messages: list[ModelMessage]) -> Entry:
-        entry = self._ledger.enter(self._agent, self._priced, messages)
+    def _enter(
+        self, messages: list[ModelMessage], model_settings: ModelSettings | None
+    ) -> tuple[list[ModelMessage], Entry, ModelSettings]:
+        settings = self._adapted(model_settings)
+        output = settings.get("max_tokens") or self._priced.output_tokens()
+        messages = self._window.fit(self._readable(messages), self._priced, output)
+        entry = self._ledger.enter(self._agent, self._priced, messages, output, shares=self._shares)
         self._entries.append(entry)
-        return entry
+        if entry.output_bound < output:
+            settings["max_tokens"] = entry.output_bound
+        return messages, entry, settings
+
+    def _adapted(self, given: ModelSettings | None) -> ModelSettings:
+        settings = dict(given or {})
+        if wanted := (given or {}).get("max_tokens"):
+            settings["max_tokens"] = self._priced.output_tokens(wanted)
+        if self._own_settings is not None:
+            if not self._priced.thinking_enabled:
+                settings.pop("thinking", None)
+            elif settings.keys() & SHOWING_REASONING:
+                settings |= self._own_settings
+        return cast("ModelSettings", settings)
+
+    def _readable(self, messages: list[ModelMessage]) -> list[ModelMessage]:
+        return without_foreign_reasoning(messages, self._priced.provider)
+
+    def _shorten(self, messages: list[ModelMessage], model_settings: ModelSettings | None) -> bool:
+        output = self._adapted(model_settings).get("max_tokens") or self._priced.output_tokens()
+        return self._window.shorten(self._readable(messages), self._priced, output)
 
     def _settle_failure(self, entry: Entry, error: Exception, stream: StreamedResponse | None) -> None:
-        from pydantic_ai.exceptions import ModelHTTPError
-
-        if stream is None and isinstance(error, ModelHTTPError):
+        response = stream.get() if stream else None
+        if isinstance(error, ModelHTTPError) and not (response and response.parts):
             self._ledger.drop(entry)
         else:
-            self._ledger.settle(entry, stream.get() if stream else None, is_whole=False)
+            self._ledger.settle(entry, response, is_whole=False)
 
 
 def is_whole(response: ModelResponse) -> bool:
@@ -279,10 +414,9 @@ def is_whole(response: ModelResponse) -> bool:
 
 def _at_least(usage: RequestUsage, entry: Entry) -> RequestUsage:
     """What was reported before the answer broke off, and no less than what had been said by then."""
-    said = -(-entry.output_characters // CHARACTERS_PER_TOKEN)
     return RequestUsage(
         input_tokens=usage.input_tokens or entry.estimated_input,
-        output_tokens=max(usage.output_tokens, said),
+        output_tokens=max(usage.output_tokens, entry.output_estimate),
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         details=usage.details,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from threadkeep.configuration import Provider
 from threadkeep.settings import Settings
+from threadkeep_agents.standby import Resting
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -33,6 +34,7 @@ class Providers:
     def __init__(self, settings: Settings, *, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._settings = settings
         self._silence_seconds = silence_seconds
+        self.resting = Resting()
         self._models: dict[tuple[Provider, str, str], Model[Any]] = {}
 
     def model(self, provider: Provider, model_id: str) -> Model[Any]:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Final
 
 from pydantic_ai.direct import model_request
-from pydantic_ai.exceptions import AgentRunError
+from pydantic_ai.exceptions import AgentRunError, UserError
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.instrumented import InstrumentationSettings
@@ -37,7 +37,7 @@ async def title_of(model: Model[Any], text: str, instrumentation: Instrumentatio
                 model_settings=ModelSettings(max_tokens=200, thinking=False),
                 instrument=instrumentation or False,
             )
-    except (AgentRunError, TimeoutError) as error:
+    except (AgentRunError, UserError, TimeoutError) as error:
         logger.warning("no title", extra={"reason": type(error).__name__})
         return None
     title = " ".join((response.text or "").split()).strip("\"'“”«»„*#. ")

@@ -31,6 +31,7 @@ from threadkeep_agents.activity import CHAT_AGENT
 from threadkeep_agents.broadcast import Broadcast, as_line
 from threadkeep_agents.endings import Outcome
 from threadkeep_agents.failures import as_domain_error
+from threadkeep_agents.history import Conversation
 from threadkeep_agents.keeper import Keeper
 from threadkeep_agents.metering import Ledger, is_whole
 from threadkeep_agents.model_choice import ModelChoice
@@ -81,7 +82,7 @@ class Turn:
         self._max_seconds = max_seconds
         self._guest_address = guest_address
         self._github_token = github_token
-        self._ledger = Ledger(run.answer)
+        self._ledger = self._new_ledger()
         self._models = ModelChoice(run, parties.providers, self._ledger, parties.roster.app_settings, thinking=thinking)
         self._context = self._turn_context()
         self._cancellation = CancellationToken()
@@ -141,19 +142,22 @@ class Turn:
     async def _to_the_end(self) -> turns.Replay:
         keeping = asyncio.create_task(self._keeper.run())
         titling = self._start_title()
-        chunks = ChunkStream(
-            start_event(
-                str(self._run.answer), {"sessionId": str(self._run.session), "model": self._models.priced.model_id}
-            )
-        )
+        conversation: Conversation | Exception
+        try:
+            await self._read_attachments()
+            conversation = self._read_history()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the turn must reach its Finish
+            conversation = error
+        chunks = ChunkStream(start_event(str(self._run.answer), self._first_metadata()))
         shown = WithoutEmptyReasoning()
         result: AgentRunResultEvent[str] | None = None
 
         async def events() -> AsyncIterator[Any]:
             nonlocal result
-            await self._read_attachments()
+            if isinstance(conversation, Exception):
+                raise conversation
             servers = await self._parties.servers.tools(self._context)
-            async with self._agent_events(servers) as stream:
+            async with self._agent_events(conversation, servers) as stream:
                 async for event in stream:
                     if isinstance(event, AgentRunResultEvent):
                         result = event
@@ -189,14 +193,33 @@ class Turn:
         )
         self._run = replace(self._run, history=resolved)
 
-    def _agent_events(self, servers: Sequence[AbstractToolset[TurnContext]]) -> Any:
+    def _new_ledger(self) -> Ledger:
+        bound = self._parties.roster.app_settings.turn.max_cost_usd
+        left = self._run.cost_bound
+        if left is None or left >= bound:
+            return Ledger(self._run.answer, bound)
+        return Ledger(self._run.answer, left, is_of_budget=True)
+
+    def _read_history(self) -> Conversation:
+        provider: Provider = self._run.configuration_of  # type: ignore[assignment]
+        shape = self._parties.roster.configuration(CHAT_AGENT, provider)
+        assert isinstance(shape, ChatModelAgent)
+        output = self._models.settings()["max_tokens"]
+        return self._models.window.read(self._run.history, self._models.priced, shape.system_prompt, output)
+
+    def _first_metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = {"sessionId": str(self._run.session), "model": self._models.priced.model_id}
+        if omitted := self._models.window.omitted_messages:
+            metadata["context"] = {"omittedMessages": omitted}
+        return metadata
+
+    def _agent_events(self, conversation: Conversation, servers: Sequence[AbstractToolset[TurnContext]]) -> Any:
         provider: Provider = self._run.configuration_of  # type: ignore[assignment]
         bounds = self._parties.roster.app_settings.turn
         agent = self._parties.roster.chat_agent(provider)
-        earlier, prompt = history.to_model(self._run.history, self._models.priced.provider)
         return agent.run_stream_events(
-            prompt,
-            message_history=earlier,
+            conversation.prompt,
+            message_history=conversation.messages,
             model=self._models.for_agent(CHAT_AGENT).model,
             model_settings=self._models.settings(),
             deps=self._context,
@@ -225,6 +248,7 @@ class Turn:
             settings=self._parties.settings,
             github_token=self._github_token,
             capabilities=self._parties.tracing.capabilities(),
+            exhausted=self._run.exhausted,
             bounds=UsageLimits(
                 request_limit=bounds.max_requests,
                 tool_calls_limit=bounds.max_tool_calls,
@@ -266,7 +290,9 @@ class Turn:
         self._ledger.close()
         return Outcome(
             run=self._run,
-            model=self._models.priced,
+            model=self._models.answered,
+            chosen=self._models.priced,
+            omitted_messages=self._models.window.omitted_messages,
             status=status,
             finish_reason=finish_reason or "stop",
             usage=self._ledger.rows(),
@@ -287,7 +313,7 @@ class Turn:
             parts=self._parts.finished(),
             model_messages=history.to_store(result.result.new_messages()) if result else None,
             metadata=outcome.metadata(),
-            model=self._models.priced.model_id,
+            model=outcome.model.model_id,
             usage=outcome.usage,
             activity=[outcome.activity(), *self._context.activity],
             error=outcome.error_row(),

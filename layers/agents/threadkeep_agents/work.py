@@ -61,7 +61,7 @@ class Work:
             self.operation,
             self.category,
             started_at=self.started_at,
-            model=self.turn.models.priced if self.used else None,
+            model=self.used.answered if self.used else None,
             usage=[entry.row() for entry in self.used.entries] if self.used else [],
             error=error,
             resource=self.resource,

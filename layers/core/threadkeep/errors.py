@@ -87,6 +87,7 @@ SENTENCES: Final = {
     "invalid:api": "Some fields are wrong.",
     "rate_limit:chat": "The limit of this agent is used up for now.",
     "rate_limit:files": "Too many uploads were begun and not finished. Finish them, or try again later.",
+    "rate_limit:budget": "The budget of this month is used up.",
     "rate_limit:guest": "Too many guests were made. Sign in, or try again later.",
     "too_large:document": "A document may have 1 MB of text (1048576 bytes in UTF-8).",
     "too_large:file": "The file is larger than a file of its kind may be.",
@@ -98,6 +99,7 @@ SENTENCES: Final = {
         "This is more than one answer can carry here. Ask for parts of it (?part=profile&part=usage), and export"
         " sessions and documents one by one (GET /api/sessions/{id}/export, GET /api/documents/{id}/export)."
     ),
+    "too_large:cost": "The answer reached what one turn may cost and was ended.",
     "too_large:turn": "The answer reached the bounds of one turn and was ended.",
     "invalid:file": "The file was refused.",
     "invalid:kind": "Files of this kind are not taken now.",

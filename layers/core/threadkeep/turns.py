@@ -1,14 +1,16 @@
 """A turn's transactions: Begin and Finish around the model, the chunks between, and how others follow it.
 
-What each does stands in `sql/0002_functions_turn.sql`; this is the way there and back. Begin runs in the caller's
-own rights. Chunks and Finish run as the service, because a turn can outlive the token that began it.
+What each does stands in `sql/0002_functions_turn.sql` and `sql/0010_functions_money.sql`; this is the way there and
+back. Begin runs in the caller's own rights. Chunks and Finish run as the service, because a turn can outlive the
+token that began it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -20,6 +22,7 @@ from threadkeep.identity import SERVICE, Principal
 
 LEASE: Final = timedelta(seconds=30)
 HISTORY_MESSAGES: Final = 400
+HISTORY_BYTES: Final = 8 * 1024 * 1024
 
 Trigger = Literal["submit", "edit", "regenerate"]
 Status = Literal["complete", "interrupted", "failed"]
@@ -62,7 +65,10 @@ class Run:
     """A turn that is to run: what it answers, with which model, under which configuration.
 
     `model` and `title_model` are rows of `model_config`, None for the offline model. `configuration` is None unless
-    it is newer than the caller's. `history` ends with the message to answer.
+    it is newer than the caller's. `history` ends with the message to answer; `omitted` earlier messages are not in it.
+    `fallback` are the models that may stand in, in their order. `cost_bound` is what is left of the budget for this
+    turn, in USD, None without one. `exhausted` has the agents, the chat agent aside, that the caller cannot call now,
+    each with the seconds until its limits have room.
     """
 
     session: UUID
@@ -75,6 +81,10 @@ class Run:
     title_model: dict[str, Any] | None
     configuration: dict[str, Any] | None
     history: list[dict[str, Any]]
+    omitted: int = 0
+    fallback: list[dict[str, Any]] = field(default_factory=list)
+    cost_bound: Decimal | None = None
+    exhausted: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,8 @@ _BEGIN: Final = """
         p_new_guest => %(new_guest)s,
         p_email => %(email)s,
         p_name => %(name)s,
-        p_history => %(history)s
+        p_history => %(history)s,
+        p_history_bytes => %(history_bytes)s
     ) as begun
 """
 
@@ -156,8 +167,8 @@ async def begin(
 
     `providers` are those with a key here. Raises `forbidden:account`, `forbidden:agent`, `not_found:session`,
     `not_found:message`, `not_found:model`, `not_found:file`, `conflict:chat`, `conflict:message`, `conflict:upload`,
-    `conflict:file`, `invalid:file`, `rate_limit:chat` and `rate_limit:guest`; then nothing has happened and nothing
-    was consumed.
+    `conflict:file`, `invalid:file`, `rate_limit:chat`, `rate_limit:guest` and `rate_limit:budget`; then nothing has
+    happened and nothing was consumed.
     """
     message = request.message
     [[row]] = await database.run(
@@ -186,6 +197,7 @@ async def begin(
                 "email": principal.email,
                 "name": principal.name,
                 "history": HISTORY_MESSAGES,
+                "history_bytes": HISTORY_BYTES,
             },
         ),
         require_active=False,
@@ -208,6 +220,10 @@ async def begin(
         title_model=choice["titleModel"],
         configuration=begun["configuration"],
         history=begun["history"],
+        omitted=begun["omitted"],
+        fallback=choice["fallback"] or [],
+        cost_bound=None if begun["costBound"] is None else Decimal(str(begun["costBound"])),
+        exhausted=begun["exhausted"],
     )
 
 
