@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from aws_lambda_powertools.utilities.data_classes.cognito_user_pool_event import
 from fastapi import APIRouter, Depends, Request
 
 from threadkeep import error_log, event_loop, profiles, webhooks
+from threadkeep.activity import ActivityType, Call
 from threadkeep.identity import display_text, user_id_of
 from threadkeep.log import logger
 from threadkeep.web import LambdaHandler, Moment, Runtime, moment
@@ -19,6 +21,11 @@ from threadkeep.web import LambdaHandler, Moment, Runtime, moment
 PATIENCE_SECONDS: Final = 3.0
 RESERVE_SECONDS: Final = 1.0
 HANDLED_TRIGGERS: Final = ("PostConfirmation_", "PostAuthentication_")
+
+ACTIVITIES: Final[dict[str, ActivityType]] = {
+    "PostConfirmation_ConfirmSignUp": "auth_register",
+    "PostConfirmation_ConfirmForgotPassword": "auth_password_reset",
+}
 
 router = APIRouter(prefix="/api/hooks", tags=["auth_trigger"])
 
@@ -30,7 +37,9 @@ http: Final = LambdaHandler(router, guests=False)
 async def receive_webhook(request: Request, here: Annotated[Moment, Depends(moment)]) -> dict[str, Any]:
     body = await request.body()
     webhooks.verify(here.settings, request.headers, body)
-    return await webhooks.receive(here.database, here.settings, body)
+    # It is the provider who calls, from an address that is not the user's.
+    database = here.database.during(replace(here.call, address=None, user_agent=None))
+    return await webhooks.receive(database, here.settings, body)
 
 
 def handler(event: dict[str, Any], context: Any) -> Any:
@@ -60,10 +69,11 @@ async def sign_in(runtime: Runtime, event: dict[str, Any]) -> None:
     attributes = trigger.request.user_attributes
     issuer = f"https://cognito-idp.{trigger.region}.amazonaws.com/{trigger.user_pool_id}"
     await profiles.record_sign_in(
-        runtime.database,
+        runtime.database.during(Call(correlation_id=uuid4())),
         user_id_of(runtime.settings, issuer, attributes["sub"]),
         display_text(attributes.get("email"), 320),
         display_text(attributes.get("name"), 200),
+        noted_as=ACTIVITIES.get(event["triggerSource"], "auth_login"),
     )
 
 
@@ -73,6 +83,7 @@ async def _record(handler: LambdaHandler, event: dict[str, Any], error: Exceptio
             handler.runtime.database,
             correlation_id=uuid4(),
             category="profile_creation",
+            error_type="auth",
             message=f"The profile of a user was not made at {event['triggerSource']}.",
             cause=error,
         )

@@ -38,7 +38,7 @@ async def chat(
     begun = await conversations.begin(
         principal,
         turn_request,
-        correlation_id=here.correlation_id,
+        call=here.call,
         guest_address=here.guest_address,
         new_guest=here.new_guest,
         github_token=_github_token(request),
@@ -54,23 +54,27 @@ async def chat(
 
 
 @router.get("/{session}/stream", summary="Follow the answer that is being given", responses={204: {}})
-async def stream(session: str, request: Request, principal: Caller) -> Response:
+async def stream(
+    session: str, request: Request, principal: Caller, here: Annotated[Moment, Depends(moment)]
+) -> Response:
     """Replays the running answer from its start and goes on live.
 
     204 when there is nothing for this caller to follow: a client resumes before it knows whether the session exists.
     """
     session_id = ids.session_id(session)
     conversations = _conversations(request)
-    join = await conversations.running(principal, session_id)
+    join = await conversations.running(principal, session_id, call=here.call)
     if join is None:
         return Response(status_code=204)
     return AnswerStream(session_id, conversations.follow(principal, session_id, join))
 
 
 @router.post("/{session}/stop", summary="Stop the answer that is being given", status_code=202, responses={204: {}})
-async def stop(session: str, request: Request, principal: SignedIn) -> Response:
+async def stop(
+    session: str, request: Request, principal: SignedIn, here: Annotated[Moment, Depends(moment)]
+) -> Response:
     """Ends the running answer for good; what it said so far stays. 204 when nothing runs."""
-    is_stopping = await _conversations(request).stop(principal, ids.session_id(session))
+    is_stopping = await _conversations(request).stop(principal, ids.session_id(session), call=here.call)
     return Response(status_code=202 if is_stopping else 204)
 
 

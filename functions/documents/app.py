@@ -230,7 +230,8 @@ async def list_documents(
 
 @router.get("/{document}", summary="The newest version of a document")
 async def read_document(document: str, user: SignedIn, here: Surroundings, response: Response) -> DocumentView:
-    return _tagged(await documents.read(here.database, user, ids.document_id(document)), response)
+    found = await documents.read(here.database, user, ids.document_id(document), noted_as="document_view")
+    return _tagged(found, response)
 
 
 @router.put("/{document}", summary="Save a document as a new version")
@@ -268,7 +269,8 @@ async def read_version(
     here: Surroundings,
     response: Response,
 ) -> DocumentView:
-    return _tagged(await documents.read(here.database, user, ids.document_id(document), version), response)
+    found = await documents.read(here.database, user, ids.document_id(document), version, noted_as="document_view")
+    return _tagged(found, response)
 
 
 @router.delete("/{document}/versions", status_code=204, summary="Delete all versions after one")
@@ -293,7 +295,7 @@ async def compare_versions(
 ) -> DifferenceView:
     document_id = ids.document_id(document)
     old = await documents.read(here.database, user, document_id, from_version)
-    new = await documents.read(here.database, user, document_id, to_version)
+    new = await documents.read(here.database, user, document_id, to_version, noted_as="document_view")
     names = f"version {from_version}", f"version {to_version}"
     # In a thread: a megabyte takes a while, and others are being answered.
     found = await asyncio.to_thread(differences.between, old.content, new.content, *names)
@@ -317,7 +319,7 @@ async def revert_document(
     responses={200: {"content": {media_type: {} for _, media_type in FILES.values()}}},
 )
 async def export_document(document: str, user: SignedIn, here: Surroundings) -> Response:
-    found = await documents.read(here.database, user, ids.document_id(document))
+    found = await documents.read(here.database, user, ids.document_id(document), noted_as="document_export")
     ending, media_type = FILES[found.kind]
     headers = {"content-disposition": _disposition(found, ending), "etag": entity_tag(str(found.version_id))}
     return Response(found.content, media_type=media_type, headers=headers)

@@ -387,7 +387,7 @@ async def test_a_backlog_of_one_kind_does_not_hold_up_the_others(
     await log(owner, "-40 days")
     report = await upkeep.run(database, deadline=time.monotonic() + 1)
     assert kind(report, "log_partitions").remaining == 7
-    assert kind(report, "logs").done == 1
+    assert kind(report, "user_activity_logs").done == 1
 
 
 # Logs
@@ -417,8 +417,8 @@ async def test_a_broken_retention_deletes_nothing_and_is_reported(database: Data
         where config_key = 'logging_settings'
     """)
     report = await upkeep.run(database)
-    assert kind(report, "logs").error == "conflict:retention"
-    assert kind(report, "logs").remaining is None
+    assert kind(report, "user_activity_logs").error == "conflict:retention"
+    assert kind(report, "user_activity_logs").remaining is None
     assert await log_rows(owner) == 1
 
 

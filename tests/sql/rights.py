@@ -81,13 +81,13 @@ WRITABLE: Final[dict[str, tuple[str, str]]] = {
 # Who may execute what. A function that is in no line is one that nobody thought about.
 FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     ("anon", "authenticated", "service_role"): """
-        private.offered_models private.readable_file
+        private.log_user_activity private.offered_models private.readable_file
         private.caller_id private.entity_tag private.fail private.is_service
         private.message_text private.require_active_caller
         public.get_public_messages public.get_public_session public.get_user_role public.is_current_user_admin
     """,
     ("authenticated", "service_role"): """
-        private.add_repository private.caller_budget private.caller_limits
+        private.log_turn_begun private.add_repository private.caller_budget private.caller_limits
         private.accept_suggestions private.add_suggestion private.create_document private.delete_document_versions
         private.hold_document private.only_place private.reject_suggestion private.revert_document
         private.create_file private.delete_file private.save_document
@@ -112,6 +112,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         private.keep_upkeep_report private.plan_usage_roll_up private.roll_up_usage
         private.accept_file private.bind_files private.drop_files_of_message private.file_bytes_allowed
         private.keep_file_deletion private.takes_file_kind
+        private.is_sampled private.is_toggled_on private.logged_text
         private.admin_config_problem private.admin_config_shape private.admin_config_shape_of_agents
         private.agent_configuration private.claim_guest private.leaf_problem_of_agents
         private.take_identity_deletion
@@ -129,6 +130,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     """,
     (): """
         private.add_to_usage_user_daily private.correct_usage_user_daily private.sizes_of_tables
+        private.activity_category private.is_excluded_path private.logged_address private.logged_user_agent
         public.ensure_single_default_model_per_provider public.handle_auth_user_deletion public.handle_new_user
         public.update_admin_config_timestamp public.update_model_config_timestamp public.validate_admin_config_data
         public.validate_user_id

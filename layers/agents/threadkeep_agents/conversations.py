@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from threadkeep import files, turns
+from threadkeep.activity import Call
 from threadkeep.database import Database
 from threadkeep.identity import Principal
 from threadkeep.settings import Settings
@@ -48,7 +49,7 @@ class Conversations:
         principal: Principal,
         request: turns.TurnRequest,
         *,
-        correlation_id: UUID,
+        call: Call,
         guest_address: str | None,
         new_guest: bool,
         max_seconds: float | None = None,
@@ -61,12 +62,12 @@ class Conversations:
         if request.message is not None:
             await files.check_said(self._database, self._parties.storage, principal, request.message.files)
         begun = await turns.begin(
-            self._database,
+            self._database.during(call),
             principal,
             request,
             answer=uuid4(),
             stream=uuid4(),
-            correlation_id=correlation_id,
+            correlation_id=call.correlation_id,
             providers=list(self._with_key),
             configuration_version=self._parties.roster.version,
             guest_address=guest_address,
@@ -79,6 +80,7 @@ class Conversations:
             self._parties,
             principal,
             begun,
+            call=call,
             thinking=request.thinking,
             max_seconds=max_seconds,
             guest_address=guest_address,
@@ -88,9 +90,9 @@ class Conversations:
         turn.start(when_done=self._forget)
         return turn
 
-    async def running(self, principal: Principal, session: UUID) -> turns.Join | None:
+    async def running(self, principal: Principal, session: UUID, *, call: Call) -> turns.Join | None:
         """The session's running turn, if it is the caller's and there is one; None tells nothing about it."""
-        return await turns.running_stream(self._database, principal, session)
+        return await turns.running_stream(self._database.during(call), principal, session)
 
     async def follow(self, principal: Principal, session: UUID, join: turns.Join) -> AsyncIterator[bytes]:
         """A running turn's answer from its start, then live: from memory if it runs here, else from its chunks."""
@@ -108,9 +110,9 @@ class Conversations:
             pass
         return await turns.stored_answer(self._database, principal, session, join.answer)
 
-    async def stop(self, principal: Principal, session: UUID) -> bool:
+    async def stop(self, principal: Principal, session: UUID, *, call: Call) -> bool:
         """Ends the session's running turn for good, wherever it runs; False if nothing runs."""
-        is_running = await turns.request_stop(self._database, principal, session)
+        is_running = await turns.request_stop(self._database.during(call), principal, session)
         if is_running:
             here = [turn for turn in self._running.values() if turn.session == session]
             for turn in here:

@@ -19,6 +19,7 @@ from pydantic_ai.run import AgentRunResultEvent
 from pydantic_ai.toolsets import AbstractToolset
 
 from threadkeep import turns
+from threadkeep.activity import Call
 from threadkeep.configuration import ChatModelAgent, Provider
 from threadkeep.database import Database
 from threadkeep.errors import SENTENCES, ThreadkeepError
@@ -70,6 +71,7 @@ class Turn:
         principal: Principal,
         run: turns.Run,
         *,
+        call: Call,
         thinking: bool | None,
         max_seconds: float | None,
         guest_address: str | None,
@@ -78,6 +80,7 @@ class Turn:
         self._parties = parties
         self._principal = principal
         self._run = run
+        self._call = call
         self._thinking = thinking
         self._max_seconds = max_seconds
         self._guest_address = guest_address
@@ -239,7 +242,7 @@ class Turn:
             answer=self._run.answer,
             correlation_id=self._run.correlation_id,
             ledger=self._ledger,
-            database=self._parties.database,
+            database=self._parties.database.during(self._call),
             models=self._models,
             configured=roster.configuration,
             own_tools=roster.own_tools(),

@@ -8,13 +8,14 @@ nothing by itself. Nothing here is session-level, so a transaction pooler may st
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, Self
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -24,6 +25,7 @@ from psycopg.adapt import Loader
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from threadkeep.activity import Call
 from threadkeep.errors import SENTENCES, FieldError, ThreadkeepError
 from threadkeep.identity import Principal, Service
 
@@ -51,13 +53,14 @@ _REPEATS: Final = 3
 class Database:
     """A pool of connections (one on Lambda) that runs units of work for an actor.
 
-    It opens at its first use, in the event loop of that use, and is closed by `close`. A `url` that is a function is
-    asked before each connection, in a thread, so that a rotated password is taken up.
+    It opens at its first use, in the event loop of that use, and is closed by `close`. One that belongs to a `call`
+    logs what it does as that call's activity. A `url` that is a function is asked before each connection, in a thread,
+    so that a rotated password is taken up.
     """
 
     def __init__(self, url: str | Callable[[], str], *, pool_size: int = 1) -> None:
         self._last_used: WeakKeyDictionary[psycopg.AsyncConnection[DictRow], float] = WeakKeyDictionary()
-        self._is_open = False
+        self.call: Call | None = None
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
             url if isinstance(url, str) else partial(asyncio.to_thread, url),
             min_size=1,
@@ -83,6 +86,12 @@ class Database:
             "idle": stats.get("pool_available", 0),
             "waiting": stats.get("requests_waiting", 0),
         }
+
+    def during(self, call: Call | None) -> Self:
+        """The same pool, for what is done within a call."""
+        database = copy.copy(self)
+        database.call = call
+        return database
 
     async def run(self, actor: Actor, *statements: Statement, require_active: bool = True) -> list[Rows]:
         """Runs the statements as the actor in one transaction; the rows of each, in order.
@@ -120,10 +129,9 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[DictRow]]:
-        if not self._is_open:
+        if self._pool.closed:
             # Starts to connect, without waiting for it.
             await self._pool.open()
-            self._is_open = True
         async with self._pool.connection() as connection:
             yield connection
             self._last_used[connection] = time.monotonic()

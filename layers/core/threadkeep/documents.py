@@ -16,7 +16,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from threadkeep import pages
+from threadkeep import activity, pages
+from threadkeep.activity import ActivityType
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError, invalid, not_found
 from threadkeep.identity import Principal
@@ -93,7 +94,7 @@ _READ: Final = (
     "select"
     + _VERSION
     + """
-        , coalesce(d.content, '') as content
+        , coalesce(d.content, '') as content, private.log_user_activity(%(activity)s) as noted
     from public."Document" as d
     where d.id = %(document)s
         and d.user_id = %(user)s
@@ -122,7 +123,8 @@ async def create(
     """
     check_content(content)
     create: Final = """
-        select private.create_document(
+        select made.created, case when made.created then private.log_user_activity(%(document_made)s) end
+        from private.create_document(
             p_id => %(document)s,
             p_title => %(title)s,
             p_kind => %(kind)s,
@@ -131,7 +133,7 @@ async def create(
             p_metadata => %(metadata)s,
             p_email => %(email)s,
             p_name => %(name)s
-        ) as created
+        ) as made (created)
     """
     values = _newest(user, document) | {
         "title": title,
@@ -141,10 +143,11 @@ async def create(
         "metadata": Jsonb((origin or Origin()).metadata),
         "email": user.email,
         "name": user.name,
+        "document_made": _note(database, "document_create", document, origin, {"kind": kind}),
     }
     # The function refuses a disabled caller itself.
     [made], [row] = await database.run(user, (create, values), (_READ, values), require_active=False)
-    return Document(**row), made["created"]
+    return _document(row), made["created"]
 
 
 async def own_page(
@@ -193,8 +196,18 @@ async def own_page(
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))
 
 
-async def read(database: Database, user: Principal, document: UUID, version: int | None = None) -> Document:
-    """A version of the user's document, by default the newest; raises `not_found:document` and `not_found:version`."""
+async def read(
+    database: Database,
+    user: Principal,
+    document: UUID,
+    version: int | None = None,
+    *,
+    noted_as: ActivityType | None = None,
+) -> Document:
+    """A version of the user's document, by default the newest; raises `not_found:document` and `not_found:version`.
+
+    `noted_as` says what his reading is on record as.
+    """
     exists: Final = """
         select d.id
         from public."Document" as d
@@ -202,13 +215,14 @@ async def read(database: Database, user: Principal, document: UUID, version: int
             and d.user_id = %(user)s
         limit 1
     """
-    values = _newest(user, document) | {"version": version}
+    note = activity.note(database, noted_as, ("document", document))
+    values = _newest(user, document) | {"version": version, "activity": note}
     documents, rows = await database.run(user, (exists, values), (_READ, values))
     if not documents:
         raise not_found("document")
     if not rows:
         raise not_found("version")
-    return Document(**rows[0])
+    return _document(rows[0])
 
 
 async def kind_of(database: Database, user: Principal, document: UUID) -> Kind:
@@ -278,7 +292,12 @@ async def save(
             p_if_match => %(if_match)s
         )
     """
-    values = {"title": title, "content": content, "metadata": Jsonb((origin or Origin()).metadata)}
+    values = {
+        "title": title,
+        "content": content,
+        "metadata": Jsonb((origin or Origin()).metadata),
+        "activity": _note(database, "document_update", document, origin),
+    }
     return await _changed(database, user, document, save, values, if_match)
 
 
@@ -301,7 +320,8 @@ async def revert(
         )
     """
     metadata = (origin or Origin()).metadata | {"origin": "revert", "version": version}
-    values = {"wanted": version, "metadata": Jsonb(metadata)}
+    note = _note(database, "document_revert", document, origin, {"version": version})
+    values = {"wanted": version, "metadata": Jsonb(metadata), "activity": note}
     return await _changed(database, user, document, revert, values, if_match)
 
 
@@ -339,12 +359,12 @@ async def _changed(
     values: dict[str, Any],
     if_match: IfMatch,
 ) -> Document:
-    values |= _newest(user, document) | {"if_match": _array(if_match)}
+    values = _newest(user, document) | values | {"if_match": _array(if_match)}
     try:
         _, [row] = await database.run(user, (change, values), (_READ, values))
     except ThreadkeepError as error:
         raise await _with_current(database, user, document, error) from None
-    return Document(**row)
+    return _document(row)
 
 
 async def _delete_after(database: Database, user: Principal, document: UUID, after: int, if_match: IfMatch) -> None:
@@ -353,10 +373,17 @@ async def _delete_after(database: Database, user: Principal, document: UUID, aft
             p_id => %(document)s,
             p_after => %(after)s,
             p_if_match => %(if_match)s
-        )
+        ), private.log_user_activity(%(activity)s)
     """
+    deletion: ActivityType = "document_version_delete" if after else "document_delete"
+    values = {
+        "document": document,
+        "after": after,
+        "if_match": _array(if_match),
+        "activity": activity.note(database, deletion, ("document", document), metadata={"after": after}),
+    }
     try:
-        await database.rows(user, delete, {"document": document, "after": after, "if_match": _array(if_match)})
+        await database.rows(user, delete, values)
     except ThreadkeepError as error:
         raise await _with_current(database, user, document, error) from None
 
@@ -382,7 +409,26 @@ def current(document: Document) -> dict[str, Any]:
 
 
 def _newest(user: Principal, document: UUID) -> dict[str, Any]:
-    return {"document": document, "user": user.user_id, "version": None}
+    return {"document": document, "user": user.user_id, "version": None, "activity": None}
+
+
+def _note(
+    database: Database,
+    by_a_person: ActivityType,
+    document: UUID,
+    origin: Origin | None,
+    metadata: dict[str, object] | None = None,
+) -> Jsonb | None:
+    """A person's own doing, or what an agent made of what he asked for."""
+    if origin is None or origin.agent is None:
+        return activity.note(database, by_a_person, ("document", document), metadata=metadata)
+    made: ActivityType = "artifact_create" if by_a_person == "document_create" else "artifact_update"
+    by_agent = {"agent": origin.agent, "operation": origin.operation} | (metadata or {})
+    return activity.note(database, made, ("document", document), session=origin.session_id, metadata=by_agent)
+
+
+def _document(row: dict[str, Any]) -> Document:
+    return Document(**{name: value for name, value in row.items() if name != "noted"})
 
 
 def _array(if_match: IfMatch) -> list[UUID] | None:

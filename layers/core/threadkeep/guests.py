@@ -7,11 +7,10 @@ import hmac
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
-from threadkeep import tokens
+from threadkeep import addresses, tokens
 from threadkeep.settings import GUEST_ISSUER, Settings
 
 if TYPE_CHECKING:
@@ -90,12 +89,7 @@ def address_hash(settings: Settings, address: str) -> str:
 
 
 def _network(address: str) -> str:
-    try:
-        parsed: IPv4Address | IPv6Address = ip_address(address.strip())
-    except ValueError:
+    found = addresses.parsed(address)
+    if found is None:
         return "unknown"
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is None:
-            return f"v6 {int(parsed) >> 64:016x}"
-        parsed = parsed.ipv4_mapped
-    return str(parsed)
+    return f"v6 {int(found) >> 64:016x}" if found.version == 6 else str(found)

@@ -1,9 +1,20 @@
-"""The one logger: JSON lines, without whole events, headers, bodies or tokens."""
+"""The one logger: JSON lines, without whole events, headers, bodies, tokens or keys.
+
+Whatever a message, an exception or a stack trace holds, its secrets are taken out of the line as it is written.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger
 
-logger: Final = Logger(service="threadkeep", use_rfc3339=True, log_uncaught_exceptions=False)
+from threadkeep.redaction import redact
+
+
+def _as_line(record: dict[str, Any]) -> str:
+    return redact(json.dumps(record, default=str, ensure_ascii=False))
+
+
+logger: Final = Logger(service="threadkeep", use_rfc3339=True, log_uncaught_exceptions=False, json_serializer=_as_line)

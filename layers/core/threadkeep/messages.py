@@ -8,8 +8,9 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
 
-from threadkeep import pages
-from threadkeep.database import Database, Rows
+from threadkeep import activity, pages
+from threadkeep.activity import ActivityType
+from threadkeep.database import Database, Parameters, Rows
 from threadkeep.errors import not_found
 from threadkeep.identity import Principal
 from threadkeep.pages import Slice
@@ -48,17 +49,25 @@ class Message:
 
 
 async def page(
-    database: Database, caller: Principal, session: UUID, *, limit: int, cursor: str | None
+    database: Database,
+    caller: Principal,
+    session: UUID,
+    *,
+    limit: int,
+    cursor: str | None,
+    noted_as: ActivityType | None = "chat_view",
 ) -> Slice[Message]:
     """The newest messages of the caller's session or of a public one, oldest first; the cursor leads to older ones.
 
-    Raises `not_found:session`. The owner's reading recovers an answer that died on the way.
+    Raises `not_found:session`. The first page is a view. The owner's reading recovers an answer that died on the way.
     """
     belongs_to = f"messages of {session}"
     [before] = pages.place(cursor, belongs_to, pages.bigint)
-    rows = await _own(database, caller, session, before, limit + 1)
+    note = activity.note(database, noted_as if cursor is None else None, ("chat", session), session=session)
+    values = {"session": session, "user": caller.user_id, "before": before, "limit": limit + 1, "activity": note}
+    rows = await _own(database, caller, values)
     if rows is None:
-        rows = await _public(database, caller, session, before, limit + 1)
+        rows = await _public(database, caller, values)
     newest_first = rows[:limit]
     is_last = len(rows) <= limit
     return Slice(
@@ -67,12 +76,12 @@ async def page(
     )
 
 
-async def _own(database: Database, caller: Principal, session: UUID, before: int | None, limit: int) -> Rows | None:
+async def _own(database: Database, caller: Principal, values: Parameters) -> Rows | None:
     """Newest first; None if the session is not the caller's."""
     if caller.user_id is None:
         return None
     recover = """
-        select private.end_running_turn(c.id, 'lease')
+        select private.end_running_turn(c.id, 'lease'), private.log_user_activity(%(activity)s)
         from public."Chat" as c
         where c.id = %(session)s
             and c.user_id = %(user)s
@@ -93,19 +102,17 @@ async def _own(database: Database, caller: Principal, session: UUID, before: int
         order by m.seq desc
         limit %(limit)s
     """
-    values = {"session": session, "user": caller.user_id, "before": before, "limit": limit}
     recovered, rows = await database.run(caller, (recover, values), (read, values))
     return rows if recovered else None
 
 
-async def _public(database: Database, caller: Principal, session: UUID, before: int | None, limit: int) -> Rows:
+async def _public(database: Database, caller: Principal, values: Parameters) -> Rows:
     read = """
         select
             m.id, m.seq, m.role, m.status, m.parts, m.metadata, m.model_used, m.created_at, m.attachments,
             null as input_tokens, null as output_tokens, null as cost
         from public.get_public_messages(%(session)s, %(before)s, %(limit)s) as m
     """
-    values = {"session": session, "before": before, "limit": limit}
     sessions, rows = await database.run(caller, (READ_PUBLIC, values), (read, values))
     if not sessions:
         raise not_found("session")
@@ -121,8 +128,12 @@ async def delete_from(database: Database, user: Principal, session: UUID, messag
     await database.run(
         user,
         (
-            "select private.delete_messages_from(%(session)s, %(message)s)",
-            {"session": session, "message": message},
+            "select private.delete_messages_from(%(session)s, %(message)s), private.log_user_activity(%(activity)s)",
+            {
+                "session": session,
+                "message": message,
+                "activity": activity.note(database, "chat_message_delete", ("message", message), session=session),
+            },
         ),
         require_active=False,
     )

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from threadkeep import identity_deletion
+from threadkeep import activity, identity_deletion
+from threadkeep.activity import ActivityType
 from threadkeep.database import Database, Statement
 from threadkeep.errors import ThreadkeepError, invalid
 from threadkeep.guests import GuestToken, address_hash, issue_guest, read_guest
@@ -90,6 +91,7 @@ async def make_guest(database: Database, settings: Settings, address: str) -> Gu
         Principal(user_id=guest.user_id, role="authenticated", is_guest=True),
         ("select private.take_guest(%(address)s)", {"address": address_hash(settings, address)}),
         (_ENSURE, {"email": None, "name": None}),
+        ("select private.log_user_activity(%(activity)s)", {"activity": activity.note(database, "auth_guest")}),
         require_active=False,
     )
     return guest
@@ -116,12 +118,16 @@ async def change(database: Database, user: Principal, changes: dict[str, Any]) -
         set full_name = case when %(has_name)s then %(full_name)s else full_name end,
             preferences = coalesce(%(preferences)s, preferences)
         where id = %(user)s
+        returning private.log_user_activity(%(activity)s)
     """
     values = {
         "user": user.user_id,
         "has_name": "full_name" in changes,
         "full_name": changes.get("full_name"),
         "preferences": None if preferences is None else Jsonb(preferences),
+        "activity": activity.note(
+            database, "account_update", ("account", user.user_id), metadata={"changed": sorted(changes)}
+        ),
     }
     return await _own(database, user, (update, values))
 
@@ -137,8 +143,17 @@ async def claim(database: Database, settings: Settings, account: Principal, gues
     guest_id = _guest_of(settings, guest_token)
     row = await database.row(
         SERVICE,
-        "select private.claim_guest(%(account)s, %(guest)s, %(email)s, %(name)s) as claimed",
-        {"account": account.user_id, "guest": guest_id, "email": account.email, "name": account.name},
+        """
+        select made.claimed, private.log_user_activity(%(activity)s)
+        from private.claim_guest(%(account)s, %(guest)s, %(email)s, %(name)s) as made (claimed)
+        """,
+        {
+            "account": account.user_id,
+            "guest": guest_id,
+            "email": account.email,
+            "name": account.name,
+            "activity": activity.note(database, "auth_claim", ("account", guest_id), user_id=account.user_id),
+        },
     )
     assert row is not None
     return Claim(guest_id, **row["claimed"])
@@ -165,15 +180,42 @@ async def delete_own(database: Database, settings: Settings, user: Principal) ->
     return "deleted" if is_done else "pending"
 
 
-async def record_sign_in(database: Database, user_id: UUID, email: str | None, name: str | None) -> bool:
+async def record_sign_in(
+    database: Database,
+    user_id: UUID,
+    email: str | None,
+    name: str | None,
+    *,
+    noted_as: ActivityType = "auth_login",
+) -> bool:
     """A user of an identity provider signed up or in: his profile is there afterwards, with this address.
 
-    False for a deleted user, who is not brought back.
+    A registration that is told again is on record once. False for a deleted user, who is not brought back.
     """
     row = await database.row(
         SERVICE,
-        "select private.record_sign_in(%(user)s, %(email)s, %(name)s) as recorded",
-        {"user": user_id, "email": email, "name": name},
+        """
+        select
+            made.recorded,
+            case when made.recorded and not (
+                %(is_registration)s
+                and exists (
+                    select from public.user_activity_logs as l
+                    where l.user_id = %(user)s
+                        and l.activity_type = 'auth_register'
+                )
+            ) then private.log_user_activity(%(activity)s) end
+        from private.record_sign_in(%(user)s, %(email)s, %(name)s) as made (recorded)
+        """,
+        {
+            "user": user_id,
+            "email": email,
+            "name": name,
+            "is_registration": noted_as == "auth_register",
+            "activity": activity.note(
+                database, noted_as, ("account", user_id), user_id=user_id, metadata={"email": email}
+            ),
+        },
     )
     return row is not None and row["recorded"] is True
 

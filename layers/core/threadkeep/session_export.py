@@ -30,12 +30,12 @@ class Conversation:
 
 async def read(database: Database, caller: Principal, session: UUID) -> Conversation:
     """The caller's session or a public one as a whole; raises `not_found:session`, and `too_large:export` past 4 MB."""
-    found = await sessions.read(database, caller, session)
+    found = await sessions.read(database, caller, session, noted_as="chat_export")
     newest_first: list[list[Message]] = []
     size = 0
     cursor = None
     while True:
-        part = await messages.page(database, caller, session, limit=MESSAGES_A_READ, cursor=cursor)
+        part = await messages.page(database, caller, session, limit=MESSAGES_A_READ, cursor=cursor, noted_as=None)
         newest_first.append(part.items)
         size += sum(len(str(message.parts)) for message in part.items)
         if size > MAXIMUM_EXPORT_BYTES:

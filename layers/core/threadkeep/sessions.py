@@ -13,7 +13,10 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from threadkeep import pages
+from psycopg.types.json import Jsonb
+
+from threadkeep import activity, pages
+from threadkeep.activity import ActivityType
 from threadkeep.database import Database
 from threadkeep.errors import not_found
 from threadkeep.identity import Principal
@@ -52,7 +55,8 @@ class OwnSession(Session):
 _READ_OWN: Final = """
     select
         c.id, c.title, c.visibility, c.status, c."createdAt" as created_at, c.last_active, c.message_count,
-        c.total_input_tokens, c.total_output_tokens, c.total_cost, c."lastContext" as last_context
+        c.total_input_tokens, c.total_output_tokens, c.total_cost, c."lastContext" as last_context,
+        private.log_user_activity(%(activity)s) as noted
     from public."Chat" as c
     where c.id = %(session)s
         and c.user_id = %(user)s
@@ -74,7 +78,11 @@ async def create(
     Raises `not_found:session` for somebody else's id, and `rate_limit:guest` when the new guest is one too many.
     """
     create = """
-        select private.create_session(
+        select
+            made.created,
+            private.log_user_activity(%(guest_made)s),
+            case when made.created then private.log_user_activity(%(session_made)s) end
+        from private.create_session(
             p_id => %(session)s,
             p_title => %(title)s,
             p_visibility => %(visibility)s,
@@ -82,7 +90,7 @@ async def create(
             p_new_guest => %(new_guest)s,
             p_email => %(email)s,
             p_name => %(name)s
-        ) as created
+        ) as made (created)
     """
     values = {
         "session": session,
@@ -93,10 +101,13 @@ async def create(
         "new_guest": new_guest,
         "email": user.email,
         "name": user.name,
+        "guest_made": activity.note(database, "auth_guest") if new_guest else None,
+        "session_made": activity.note(database, "chat_create", ("chat", session), session=session),
+        "activity": None,
     }
     # The function refuses a disabled caller itself.
     [made], [row] = await database.run(user, (create, values), (_READ_OWN, values), require_active=False)
-    return OwnSession(**row), made["created"]
+    return _own(row), made["created"]
 
 
 async def own_page(
@@ -123,30 +134,38 @@ async def own_page(
     """
     belongs_to = json.dumps(["sessions", words, status])
     active, last = pages.place(cursor, belongs_to, datetime.fromisoformat, UUID)
-    rows = await database.rows(
-        user,
-        listed + ordered if words is None else listed + matching + ordered,
-        {"user": user.user_id, "active": active, "id": last, "status": status, "words": words, "limit": limit},
-    )
+    values = {"user": user.user_id, "active": active, "id": last, "status": status, "words": words, "limit": limit}
+    if words is None:
+        rows = await database.rows(user, listed + ordered, values)
+    else:
+        noted = "select private.log_user_activity(%(activity)s)"
+        note = activity.note(database, "chat_search", metadata={"characters": len(words)}) if cursor is None else None
+        rows, _ = await database.run(user, (listed + matching + ordered, values), (noted, {"activity": note}))
     items = [Session(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].last_active, items[-1].id))
 
 
-async def read(database: Database, caller: Principal, session: UUID) -> OwnSession | Session:
+async def read(
+    database: Database, caller: Principal, session: UUID, *, noted_as: ActivityType = "chat_view"
+) -> OwnSession | Session:
     """The caller's session, or somebody's public one; raises `not_found:session`."""
+    note = activity.note(database, noted_as, ("chat", session), session=session)
     if caller.user_id is not None:
-        own = await database.row(caller, _READ_OWN, {"session": session, "user": caller.user_id})
+        values = {"session": session, "user": caller.user_id, "activity": note}
+        own = await database.row(caller, _READ_OWN, values)
         if own is not None:
-            return OwnSession(**own)
-    public = await database.row(caller, READ_PUBLIC, {"session": session})
+            return _own(own)
+    public = await database.row(caller, READ_PUBLIC, {"session": session, "activity": note})
     if public is None:
         raise not_found("session")
-    return Session(**public)
+    return Session(**_unnoted(public))
 
 
 READ_PUBLIC: Final = """
-    select s.id, s.title, s.visibility, s.status, s.created_at, s.last_active, s.message_count
+    select
+        s.id, s.title, s.visibility, s.status, s.created_at, s.last_active, s.message_count,
+        private.log_user_activity(%(activity)s) as noted
     from public.get_public_session(%(session)s) as s
 """
 
@@ -164,13 +183,15 @@ async def change(database: Database, user: Principal, session: UUID, changes: di
         where c.id = %(session)s
             and c.user_id = %(user)s
     """
-    values = {"session": session, "user": user.user_id} | {
-        name: changes.get(name) for name in ("title", "visibility", "status")
+    values = {name: changes.get(name) for name in ("title", "visibility", "status")} | {
+        "session": session,
+        "user": user.user_id,
+        "activity": _note_of_change(database, session, changes),
     }
     _, rows = await database.run(user, (update, values), (_READ_OWN, values))
     if not rows:
         raise not_found("session")
-    return OwnSession(**rows[0])
+    return _own(rows[0])
 
 
 async def delete(database: Database, user: Principal, session: UUID) -> None:
@@ -178,14 +199,41 @@ async def delete(database: Database, user: Principal, session: UUID) -> None:
 
     What it used stays in the usage, that of an answer which is being given included.
     """
-    row = await database.row(user, _DELETE, {"session": session})
+    note = activity.note(database, "chat_delete", ("chat", session), session=session)
+    row = await database.row(user, _DELETE, {"session": session, "activity": note})
     if row is None or row["deleted"] == 0:
         raise not_found("session")
 
 
 async def delete_all(database: Database, user: Principal) -> None:
     """Deletes all of the user's sessions, each as `delete` does."""
-    await database.row(user, _DELETE, {"session": None})
+    await database.row(
+        user, _DELETE, {"session": None, "activity": activity.note(database, "chat_delete", metadata={"all": True})}
+    )
 
 
-_DELETE: Final = "select private.delete_sessions(%(session)s) as deleted"
+_DELETE: Final = """
+    select d.deleted, case when d.deleted > 0 then private.log_user_activity(%(activity)s) end
+    from private.delete_sessions(%(session)s) as d (deleted)
+"""
+
+
+def _own(row: dict[str, Any]) -> OwnSession:
+    return OwnSession(**_unnoted(row))
+
+
+def _unnoted(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without what its note came to."""
+    return {name: value for name, value in row.items() if name != "noted"}
+
+
+def _note_of_change(database: Database, session: UUID, changes: dict[str, str]) -> Jsonb | None:
+    """What was changed, and to what unless it is the title, which a person wrote."""
+    archives = changes.get("status") == "archived"
+    return activity.note(
+        database,
+        "chat_archive" if archives else "chat_update",
+        ("chat", session),
+        session=session,
+        metadata={"changed": sorted(changes)} | {name: value for name, value in changes.items() if name != "title"},
+    )

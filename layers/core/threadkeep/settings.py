@@ -215,6 +215,7 @@ class Settings(BaseModel):
     otel_exporter_otlp_endpoint: str | None = None
     otel_exporter_otlp_headers: Secret | None = None
     trace_content: bool = False
+    trusted_proxy: Literal["none", "cloudfront", "forwarded"] = "none"
     environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")] = "local"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     purge_function_name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9:_.-]{1,170}$")] = None

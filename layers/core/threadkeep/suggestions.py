@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
-from threadkeep import documents, pages
+from psycopg.types.json import Jsonb
+
+from threadkeep import activity, documents, pages
 from threadkeep.database import Database
 from threadkeep.documents import Document
 from threadkeep.errors import ThreadkeepError, invalid, not_found
@@ -76,7 +78,7 @@ _READ: Final = (
 """
 )
 _OWN_DOCUMENT: Final = """
-    select d.id
+    select d.id, private.log_user_activity(%(activity)s)
     from public."Document" as d
     where d.id = %(document)s
         and d.user_id = %(user)s
@@ -103,7 +105,8 @@ async def add(
     documents.check_content(original_text, "originalText")
     documents.check_content(suggested_text, "suggestedText")
     add: Final = """
-        select private.add_suggestion(
+        select added.place, case when added.place > 0 then private.log_user_activity(%(activity)s) end
+        from private.add_suggestion(
             p_id => %(suggestion)s,
             p_document => %(document)s,
             p_version => %(version)s,
@@ -112,15 +115,22 @@ async def add(
             p_description => %(description)s,
             p_made_by => %(made_by)s,
             p_maximum_open => %(maximum_open)s
-        ) as place
+        ) as added (place)
     """
-    values = _values(user, document, uuid4()) | {
+    made = uuid4()
+    values = _values(user, document, made) | {
         "version": version,
         "original": original_text,
         "suggested": suggested_text,
         "description": description,
         "made_by": made_by,
         "maximum_open": MAXIMUM_OPEN,
+        "activity": activity.note(
+            database,
+            "suggestion_create",
+            ("suggestion", made),
+            metadata={"documentId": str(document), "madeBy": made_by},
+        ),
     }
     [added], rows = await database.run(user, (add, values), (_READ, values))
     if not rows:
@@ -143,7 +153,8 @@ async def page(
     )
     belongs_to = json.dumps(["suggestions", str(document), state])
     made, last = pages.place(cursor, belongs_to, datetime.fromisoformat, UUID)
-    values = _values(user, document) | {"state": state, "made": made, "last": last, "limit": limit}
+    note = activity.note(database, "suggestion_view", ("document", document)) if cursor is None else None
+    values = _values(user, document) | {"state": state, "made": made, "last": last, "limit": limit, "activity": note}
     own, rows = await database.run(user, (_OWN_DOCUMENT, values), (read, values))
     if not own:
         raise not_found("document")
@@ -159,7 +170,7 @@ async def accept(database: Database, user: Principal, document: UUID, suggestion
     `conflict:resolution` if it was rejected, and `conflict:suggestion`, with the newest version as `current`, unless
     its original text is there exactly once.
     """
-    values = _values(user, document, suggestion)
+    values = _values(user, document, suggestion) | {"activity": _note_of_acceptance(database, document)}
     outcomes, found = await database.run(user, (_ACCEPT, values), (_READ, values))
     resolved = _one_resolved(found, "accepted", bool(outcomes))
     newest = await documents.read(database, user, document)
@@ -173,7 +184,8 @@ async def accept_all(database: Database, user: Principal, document: UUID) -> Acc
 
     Raises `not_found:document`.
     """
-    rows = await database.rows(user, _ACCEPT, _values(user, document))
+    note = _note_of_acceptance(database, document)
+    rows = await database.rows(user, _ACCEPT, _values(user, document) | {"activity": note})
     return AcceptedTogether(
         accepted=[row["id"] for row in rows if row["outcome"] == "accepted"],
         unapplied=[Unapplied(row["id"], row["outcome"]) for row in rows if row["outcome"] != "accepted"],
@@ -187,13 +199,29 @@ async def reject(database: Database, user: Principal, document: UUID, suggestion
     Raises `not_found:document`, `not_found:suggestion`, and `conflict:resolution` if it was accepted.
     """
     reject: Final = "select private.reject_suggestion(p_document => %(document)s, p_suggestion => %(suggestion)s)"
-    values = _values(user, document, suggestion)
-    _, found = await database.run(user, (reject, values), (_READ, values))
+    noted: Final = """
+        select private.log_user_activity(%(activity)s)
+        from public."Suggestion" as s
+        where s.id = %(suggestion)s
+            and s."documentId" = %(document)s
+            and s.user_id = %(user)s
+            and s.resolution = 'rejected'
+            and s.resolved_at = now()
+    """
+    note = activity.note(
+        database, "suggestion_reject", ("suggestion", suggestion), metadata={"documentId": str(document)}
+    )
+    values = _values(user, document, suggestion) | {"activity": note}
+    _, found, _ = await database.run(user, (reject, values), (_READ, values), (noted, values))
     return _one_resolved(found, "rejected", False)
 
 
 _ACCEPT: Final = """
-    select a.id, a.outcome
+    select
+        a.id, a.outcome,
+        case when a.outcome = 'accepted' then
+            private.log_user_activity(%(activity)s::jsonb || jsonb_build_object('resource_id', a.id))
+        end
     from private.accept_suggestions(
         p_document => %(document)s,
         p_suggestion => %(suggestion)s,
@@ -217,4 +245,9 @@ def _values(user: Principal, document: UUID, suggestion: UUID | None = None) -> 
         "user": user.user_id,
         "suggestion": suggestion,
         "maximum_bytes": documents.MAXIMUM_CONTENT_BYTES,
+        "activity": None,
     }
+
+
+def _note_of_acceptance(database: Database, document: UUID) -> Jsonb | None:
+    return activity.note(database, "suggestion_accept", ("suggestion", None), metadata={"documentId": str(document)})

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from threadkeep import activity, redaction
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import SERVICE, Principal
@@ -171,7 +172,18 @@ async def begin(
     happened and nothing was consumed.
     """
     message = request.message
-    [[row]] = await database.run(
+    note = activity.note(
+        database,
+        "chat_message_send",
+        ("chat", request.session),
+        session=request.session,
+        metadata={
+            "trigger": request.trigger,
+            "messageId": message and str(message.id),
+            "files": len(message.attachments) if message else 0,
+        },
+    )
+    [row], _ = await database.run(
         principal,
         (
             _BEGIN,
@@ -199,6 +211,10 @@ async def begin(
                 "history": HISTORY_MESSAGES,
                 "history_bytes": HISTORY_BYTES,
             },
+        ),
+        (
+            "select private.log_turn_begun(%(activity)s, %(session)s, %(answer)s, %(new_guest)s)",
+            {"activity": note, "session": request.session, "answer": answer, "new_guest": new_guest},
         ),
         require_active=False,
     )
@@ -295,7 +311,7 @@ async def finish(
             "model": ending.model,
             "usage": Jsonb(ending.usage),
             "activity": Jsonb(ending.activity),
-            "error": Jsonb(ending.error) if ending.error else None,
+            "error": Jsonb(redaction.redacted(ending.error)) if ending.error else None,
             "title_from": run.title,
             "title_to": ending.title,
             "chunk_seq": ending.chunk_seq,
@@ -308,7 +324,12 @@ async def finish(
 
 async def request_stop(database: Database, principal: Principal, session: UUID) -> bool:
     """Asks the session's running turn to end for good; False if nothing runs."""
-    [row] = await database.rows(principal, "select private.request_stop(%(session)s) as stopping", {"session": session})
+    stop = """
+        select asked.stopping, case when asked.stopping then private.log_user_activity(%(activity)s) end
+        from private.request_stop(%(session)s) as asked (stopping)
+    """
+    note = activity.note(database, "chat_stop", ("chat", session), session=session)
+    [row] = await database.rows(principal, stop, {"session": session, "activity": note})
     return bool(row["stopping"])
 
 
@@ -329,12 +350,15 @@ async def running_stream(database: Database, principal: Principal, session: UUID
         ),
         (
             """
-            select s.id, s.message_id
+            select s.id, s.message_id, private.log_user_activity(%(activity)s)
             from public."Stream" as s
             where s."chatId" = %(session)s
                 and s.status = 'running'
             """,
-            {"session": session},
+            {
+                "session": session,
+                "activity": activity.note(database, "chat_resume", ("chat", session), session=session),
+            },
         ),
     )
     return Join(rows[0]["id"], rows[0]["message_id"]) if rows else None

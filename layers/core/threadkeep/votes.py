@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.errors import ForeignKeyViolation
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import not_found
 from threadkeep.identity import Principal
@@ -65,13 +65,20 @@ async def put(database: Database, user: Principal, session: UUID, vote: Vote) ->
             and c.user_id = %(user)s
         on conflict ("chatId", "messageId") do update
         set "isUpvoted" = excluded."isUpvoted"
-        returning "messageId"
+        returning "messageId", private.log_user_activity(%(activity)s)
     """
     values = {
         "session": session,
         "user": user.user_id,
         "message": vote.message_id,
         "is_upvoted": vote.is_upvoted,
+        "activity": activity.note(
+            database,
+            "vote_message",
+            ("message", vote.message_id),
+            session=session,
+            metadata={"isUpvoted": vote.is_upvoted},
+        ),
     }
     try:
         sessions, rows = await database.run(user, (_OWN_SESSION, values), (upsert, values))
@@ -93,9 +100,10 @@ async def take_back(database: Database, user: Principal, session: UUID, message:
             and v."chatId" = %(session)s
             and v."messageId" = %(message)s
             and c.user_id = %(user)s
-        returning v."messageId"
+        returning v."messageId", private.log_user_activity(%(activity)s)
     """
-    values = {"session": session, "user": user.user_id, "message": message}
+    note = activity.note(database, "vote_remove", ("message", message), session=session)
+    values = {"session": session, "user": user.user_id, "message": message, "activity": note}
     sessions, rows = await database.run(user, (_OWN_SESSION, values), (delete, values))
     if not sessions:
         raise not_found("session")

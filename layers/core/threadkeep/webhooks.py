@@ -91,7 +91,8 @@ async def _user_event(database: Database, settings: Settings, kind: str, payload
     user_id = user_id_of(settings, _issuer(settings, user.issuer), user.id)
     if kind == "user.deleted":
         return await profiles.remove(database, user_id)
-    return await profiles.record_sign_in(database, user_id, display_text(user.email, 320), display_text(user.name, 200))
+    email, name = display_text(user.email, 320), display_text(user.name, 200)
+    return await profiles.record_sign_in(database, user_id, email, name, noted_as="auth_register")
 
 
 def _user(payload: dict[str, Any]) -> _User:

@@ -5,7 +5,8 @@ same routers by `create_app`. Who calls, errors, correlation, CORS and body chec
 """
 
 from threadkeep.web.app import LambdaHandler, Runtime, create_app, lambda_handler
-from threadkeep.web.callers import Administrator, Caller, Moment, SignedIn, Visitor, client_address, end_guest, moment
+from threadkeep.web.callers import Administrator, Caller, Moment, SignedIn, Visitor, end_guest, moment
+from threadkeep.web.calls import client_address
 from threadkeep.web.conditions import IfMatch, entity_tag
 from threadkeep.web.models import ApiModel, Page, RequestModel
 

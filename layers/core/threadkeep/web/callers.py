@@ -15,12 +15,14 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from threadkeep import profiles
+from threadkeep.activity import Call
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.guests import address_hash, issue_guest, read_guest, renewed_guest
 from threadkeep.identity import Principal
 from threadkeep.settings import Settings
 from threadkeep.tokens import TokenError
+from threadkeep.web.calls import call_of
 from threadkeep.web.edge import GUEST_COOKIE
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -28,13 +30,21 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a route needs besides its input: the process's parts and the request's identity."""
+    """What a route needs besides its input: the process's parts, and the request as the logs know it.
+
+    What is done through its `database` is on record as this request's activity (`threadkeep.activity`).
+    """
 
     settings: Settings
     database: Database
-    correlation_id: UUID
+    call: Call
     new_guest: bool
     guest_address: str | None
+
+    @property
+    def correlation_id(self) -> UUID:
+        """What joins all that is logged of the request."""
+        return self.call.correlation_id
 
 
 async def moment(request: Request) -> Moment:
@@ -43,18 +53,14 @@ async def moment(request: Request) -> Moment:
     principal: Principal | None = getattr(request.state, "principal", None)
     new_guest = getattr(request.state, "new_guest", False)
     is_guest = principal is not None and principal.is_guest
+    call = call_of(request)
     return Moment(
         settings=runtime.settings,
-        database=runtime.database,
-        correlation_id=request.state.correlation_id,
+        database=runtime.database.during(call),
+        call=call,
         new_guest=new_guest,
-        guest_address=address_hash(runtime.settings, client_address(request)) if is_guest else None,
+        guest_address=address_hash(runtime.settings, call.address or "") if is_guest else None,
     )
-
-
-def client_address(request: Request) -> str:
-    """The address of the caller as the server saw it."""
-    return request.client.host if request.client else ""
 
 
 def end_guest(request: Request, user_id: UUID) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from fastapi import FastAPI, Request
@@ -15,6 +15,15 @@ from starlette.responses import JSONResponse, Response
 from threadkeep import error_log
 from threadkeep.errors import FieldError, ThreadkeepError
 from threadkeep.log import logger
+from threadkeep.web.calls import call_of
+
+# Of what a caller did wrong, that which somebody may have meant: it is on record, in few rows.
+REFUSALS: Final[dict[str, error_log.ErrorType]] = {
+    "forbidden:account": "permission",
+    "forbidden:auth": "permission",
+    "forbidden:origin": "permission",
+    "unauthorized:hook": "auth",
+}
 
 
 class ProblemResponse(JSONResponse):
@@ -51,7 +60,7 @@ def install(app: FastAPI) -> None:
 
 async def _domain(request: Request, error: Exception) -> Response:
     assert isinstance(error, ThreadkeepError)
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.code in REFUSALS:
         await _record(request, error, cause=error)
     return problem_response(error, request.state.correlation_id)
 
@@ -86,17 +95,18 @@ async def unexpected(request: Request, error: Exception) -> Response:
 
 async def _record(request: Request, error: ThreadkeepError, *, cause: Exception) -> None:
     principal = getattr(request.state, "principal", None)
+    is_refusal = error.code in REFUSALS
     await error_log.record(
         request.app.state.runtime.database,
         correlation_id=request.state.correlation_id,
         category=error.code,
         message=error.detail,
+        error_type=REFUSALS.get(error.code, "admin" if request.url.path.startswith("/api/admin") else "api"),
         user_id=principal.user_id if principal else None,
-        path=request.url.path,
-        method=request.method,
-        user_agent=request.headers.get("user-agent"),
-        address=request.client.host if request.client else None,
-        cause=cause,
+        call=call_of(request),
+        cause=None if is_refusal else cause,
+        severity="warning" if is_refusal else "error",
+        is_refusal=is_refusal,
     )
 
 
