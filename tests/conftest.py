@@ -9,7 +9,7 @@ import pytest
 from tests import databases
 from tests.databases import DatabaseServer
 
-pytest_plugins = ["tests.aws", "tests.emulator.fixtures", "tests.crowd", "tests.stores"]
+pytest_plugins = ["tests.aws", "tests.emulator.fixtures", "tests.crowd", "tests.logs", "tests.stores"]
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
+import pytest
+
 from tests.crowd import Owner
+from threadkeep.log import logger
 
 
 async def configure(owner: Owner, **members: Any) -> None:
@@ -43,3 +47,26 @@ async def activities(owner: Owner) -> list[str]:
     """The types of what is on record, in their order."""
     rows = await owner.rows("select activity_type from public.user_activity_logs order by created_at, activity_type")
     return [row["activity_type"] for row in rows]
+
+
+class LogLines:
+    """What the process's logger has written, as it was written."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+    def of(self, message: str) -> list[dict[str, Any]]:
+        """The lines with this message."""
+        return [line for line in map(json.loads, self.text.splitlines()) if line["message"] == message]
+
+
+@pytest.fixture
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> LogLines:
+    """The lines of the logger from now on."""
+    lines = LogLines()
+    monkeypatch.setattr(logger.registered_handler, "stream", lines.stream)
+    return lines
