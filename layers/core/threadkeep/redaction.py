@@ -41,7 +41,7 @@ _NAMED_SO: Final = re.compile(rf"[\w.-]{{0,40}}{_NAME}", re.IGNORECASE)
 _SIGNS: Final = (
     *("bearer", "basic", "://", "authorization", "cookie", "passw", "passphrase", "secret", "token", "signature"),
     *("credential", "key", "sig=", "code=", "eyj", "sk-", "pk-", "rk-", "aiza", "ya29", "gh", "glpat-", "xox", "akia"),
-    *("asia", "whsec_"),
+    *("asia", "whsec_", "github_pat_"),
 )
 
 

@@ -1,0 +1,278 @@
+"""Each setting of the logs, by what people do through the API of a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends
+
+from functions.account import app as account
+from functions.documents import app as documents
+from functions.sessions import app as sessions
+from tests.chat_server import ChatServer, running, settings_for, user_message
+from tests.crowd import Owner
+from tests.logs import LogLines, activities, configure
+from threadkeep.web import Administrator, Moment, SignedIn, moment
+
+SECRET = "sk-proj-0123456789abcdef0123456789abcdef"
+
+broken = APIRouter()
+
+
+@broken.post("/api/broken")
+async def break_down(user: SignedIn, here: Annotated[Moment, Depends(moment)]) -> None:
+    """Writes something, and fails in the same transaction."""
+    insert = """insert into public."Chat" (user_id, title) values (%(user)s, 'Lost')"""
+    await here.database.run(user, (insert, {"user": user.user_id}), ("select 1 / 0", {}))
+
+
+@broken.get("/api/leaks")
+async def leak() -> None:
+    raise RuntimeError(f"the provider said: Incorrect API key provided: {SECRET}")
+
+
+@broken.get("/api/admin/nothing")
+async def administrators_only(user: Administrator) -> None: ...
+
+
+@pytest.fixture
+async def server(api_database_url: str, database_url: str) -> AsyncIterator[ChatServer]:
+    routers = (sessions.router, documents.router, account.router, broken)
+    async with running(settings_for(api_database_url, None), database_url, *routers) as server:
+        yield server
+
+
+async def call(
+    server: ChatServer, method: str, path: str, *, user: str | None = "ada", **options: Any
+) -> httpx.Response:
+    headers = server.headers(user) | options.pop("headers", {})
+    return await server.http.request(method, path, headers=headers, **options)
+
+
+async def errors(owner: Owner) -> list[dict[str, Any]]:
+    return await owner.rows("select * from public.error_logs order by created_at")
+
+
+async def test_everything_that_people_do_is_on_record(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    answer = await server.say({"id": "s", "message": user_message("Hello", "m")})
+    session, question = answer.session, (await server.messages(answer.session))[0]["id"]
+    document = (
+        await call(
+            server, "POST", "/api/documents", json={"id": "d", "title": "T", "content": "one two", "kind": "text"}
+        )
+    ).json()["id"]
+    steps: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("chat_view", "GET", f"/api/sessions/{session}", {}),
+        ("chat_view", "GET", f"/api/sessions/{session}/messages", {}),
+        ("chat_search", "GET", "/api/sessions?q=hello", {}),
+        ("chat_update", "PATCH", f"/api/sessions/{session}", {"json": {"title": "Mine", "visibility": "public"}}),
+        ("chat_archive", "PATCH", f"/api/sessions/{session}", {"json": {"status": "archived"}}),
+        ("chat_export", "GET", f"/api/sessions/{session}/export", {}),
+        ("vote_message", "PUT", f"/api/sessions/{session}/messages/{question}/vote", {"json": {"isUpvoted": True}}),
+        ("vote_remove", "DELETE", f"/api/sessions/{session}/messages/{question}/vote", {}),
+        ("chat_message_delete", "DELETE", f"/api/sessions/{session}/messages/{question}", {}),
+        ("chat_delete", "DELETE", f"/api/sessions/{session}", {}),
+        ("chat_create", "POST", "/api/sessions", {}),
+        ("chat_delete", "DELETE", "/api/sessions", {}),
+        ("document_view", "GET", f"/api/documents/{document}", {}),
+        ("document_update", "PUT", f"/api/documents/{document}", {"json": {"content": "one three"}}),
+        ("document_view", "GET", f"/api/documents/{document}/diff?from=1&to=2", {}),
+        ("document_revert", "POST", f"/api/documents/{document}/revert", {"json": {"version": 1}}),
+        ("document_export", "GET", f"/api/documents/{document}/export", {}),
+        *[
+            (
+                "suggestion_create",
+                "POST",
+                f"/api/documents/{document}/suggestions",
+                {"json": {"originalText": old, "suggestedText": "four"}},
+            )
+            for old in ("one", "two")
+        ],
+        ("suggestion_view", "GET", f"/api/documents/{document}/suggestions", {}),
+        ("suggestion_accept", "POST", f"/api/documents/{document}/suggestions/ID/accept", {}),
+        ("suggestion_reject", "POST", f"/api/documents/{document}/suggestions/ID/reject", {}),
+        ("document_version_delete", "DELETE", f"/api/documents/{document}/versions?after=1", {}),
+        ("document_delete", "DELETE", f"/api/documents/{document}", {}),
+        ("account_update", "PATCH", "/api/me", {"json": {"fullName": "Ada"}}),
+    ]
+    expected = ["chat_create", "chat_message_send", "document_create"]
+    for activity, method, path, options in steps:
+        if "ID" in path:
+            open_ones = await owner.rows("""select id from public."Suggestion" where not "isResolved" order by 1""")
+            path = path.replace("ID", str(open_ones[0]["id"]))
+        answered = await call(server, method, path, **options)
+        assert answered.status_code < 300, (path, answered.text)
+        expected.append(activity)
+        assert sorted(await activities(owner)) == sorted(expected), path
+        correlation = {"id": UUID(answered.headers["x-correlation-id"])}
+        [row] = await owner.rows("select * from public.user_activity_logs where correlation_id = %(id)s", correlation)
+        assert (row["activity_type"], row["request_method"]) == (activity, method)
+        assert row["request_path"] == path.partition("?")[0]
+        assert row["ip_address"] == "127.0.0.1"
+        assert row["user_agent"].startswith("python-httpx/")
+
+
+async def test_a_message_is_joined_with_what_the_agent_did_by_the_correlation_id(
+    server: ChatServer, owner: Owner
+) -> None:
+    await configure(owner)
+    correlation = uuid4()
+    answer = await server.say("Hello", headers={"x-correlation-id": str(correlation)})
+    [row] = await owner.rows("""
+        select u.session_id, u.resource_id, a.resource_id as agents, u.correlation_id
+        from public.user_activity_logs as u
+        join public.agent_activity_logs as a using (correlation_id)
+        where u.activity_type = 'chat_message_send'
+    """)
+    assert row["correlation_id"] == correlation
+    assert {row["session_id"], str(row["resource_id"]), str(row["agents"])} == {str(answer.session)}
+
+
+async def test_a_guest_who_comes_by_chat_his_stop_and_his_claim_are_on_record(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    answer = await server.say("Hello", user=None)
+    assert sorted(await activities(owner)) == ["auth_guest", "chat_create", "chat_message_send"]
+    claim = {"guestToken": answer.headers["x-guest-token"]}
+    assert (await call(server, "POST", "/api/me/claim", json=claim)).status_code == 200
+    assert (await activities(owner))[-1] == "auth_claim"
+    await call(server, "POST", "/api/auth/guest", user=None)
+    assert (await activities(owner))[-1] == "auth_guest"
+
+
+async def test_what_is_refused_missing_or_nobodys_is_not_on_record_as_done(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    made = (await call(server, "POST", "/api/sessions", json={"visibility": "public"})).json()["id"]
+    for user, method, path in (
+        ("eve", "PATCH", f"/api/sessions/{made}"),
+        ("eve", "DELETE", f"/api/sessions/{made}"),
+        ("ada", "GET", f"/api/sessions/{uuid4()}"),
+        ("ada", "DELETE", f"/api/sessions/{made}/messages/x/vote"),
+        ("ada", "GET", f"/api/documents/{uuid4()}"),
+        (None, "PATCH", f"/api/sessions/{made}"),
+    ):
+        body = {"json": {"title": "Mine"}} if method == "PATCH" else {}
+        assert (await call(server, method, path, user=user, **body)).status_code in {401, 404}
+    assert (await call(server, "GET", f"/api/sessions/{made}", user=None)).status_code == 200
+    assert await activities(owner) == ["chat_create"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"user_activity_logging_enabled": False}, set()),
+        ({"category_toggles": {"log_chat_events": False}}, {"document_create"}),
+        ({"category_toggles": {"log_document_events": False}}, {"chat_create"}),
+        ({"performance_settings": {"sampling_enabled": True, "sampling_rate": 0}}, set()),
+        ({"privacy_settings": {"exclude_sensitive_paths": ["/api/documents"]}}, {"chat_create"}),
+    ],
+)
+async def test_a_setting_is_in_force_with_the_next_call(
+    server: ChatServer, owner: Owner, settings: dict[str, Any], expected: set[str]
+) -> None:
+    await configure(owner, **settings)
+    await call(server, "POST", "/api/sessions")
+    await call(server, "POST", "/api/documents", json={"title": "T"})
+    assert set(await activities(owner)) == expected
+
+
+async def test_of_a_person_only_what_may_be_kept_is(server: ChatServer, owner: Owner) -> None:
+    await configure(owner, privacy_settings={"anonymize_ip": True, "log_user_agent": False})
+    await call(server, "POST", "/api/sessions")
+    [row] = await owner.rows("select ip_address, user_agent from public.user_activity_logs")
+    assert row == {"ip_address": "127.0.0.0", "user_agent": None}
+
+
+# Errors
+
+
+async def test_an_error_is_on_record_though_its_transaction_was_rolled_back(
+    server: ChatServer, owner: Owner, log_lines: LogLines
+) -> None:
+    await call(server, "GET", "/api/me")
+    answer = await call(server, "POST", "/api/broken")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal:api")
+    [row] = await errors(owner)
+    assert (row["error_type"], row["error_category"], row["severity"]) == ("api", "internal:api", "error")
+    assert (row["request_method"], row["request_path"], row["ip_address"]) == ("POST", "/api/broken", "127.0.0.1")
+    assert str(row["correlation_id"]) == answer.headers["x-correlation-id"]
+    assert row["error_details"]["sqlstate"] == "22012"
+    assert (row["resolved"], row["user_id"]) == (False, (await owner.rows("select id from user_profiles"))[0]["id"])
+    assert await owner.number('select count(*) from public."Chat"') == 0
+    [line] = log_lines.of("error")
+    assert line["correlation_id"] == answer.headers["x-correlation-id"]
+
+
+async def test_what_an_error_says_reaches_neither_the_caller_nor_a_row_and_its_secrets_no_log(
+    server: ChatServer, owner: Owner, log_lines: LogLines
+) -> None:
+    answer = await call(server, "GET", "/api/leaks", headers={"authorization": "Bearer " + server.token()})
+    assert answer.status_code == 500
+    [row] = await errors(owner)
+    for text in (answer.text, str(row), log_lines.text):
+        assert SECRET not in text
+        assert server.token() not in text
+    assert "the provider said" in log_lines.text
+    assert "the provider said" not in answer.text + str(row)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [("127.0.0.1", True)]),
+        ({"error_logging_enabled": False}, []),
+        ({"privacy_settings": {"exclude_sensitive_paths": ["/api/broken"]}}, []),
+        ({"privacy_settings": {"anonymize_ip": True, "log_user_agent": False}}, [("127.0.0.0", False)]),
+        ({"performance_settings": {"sampling_enabled": True, "sampling_rate": 0}}, [("127.0.0.1", True)]),
+    ],
+)
+async def test_the_settings_hold_for_errors_too(
+    server: ChatServer, owner: Owner, settings: dict[str, Any], expected: list[tuple[str, bool]]
+) -> None:
+    await configure(owner, **settings)
+    assert (await call(server, "POST", "/api/broken")).status_code == 500
+    assert [(row["ip_address"], row["user_agent"] is not None) for row in await errors(owner)] == expected
+
+
+async def test_who_is_refused_is_on_record_once_a_minute_and_nobody_has_to_see_to_it(
+    server: ChatServer, owner: Owner
+) -> None:
+    for user in ("eve", "eve", "mallory"):
+        await call(server, "GET", "/api/me", user=user)
+        assert (await call(server, "GET", "/api/admin/nothing", user=user)).status_code == 403
+    rows = await errors(owner)
+    assert [(row["error_type"], row["error_category"], row["severity"], row["resolved"]) for row in rows] == [
+        ("permission", "forbidden:auth", "warning", True)
+    ] * 2
+    for status, path, headers in ((401, "/api/me", {}), (404, "/api/nothing", {})):
+        assert (await call(server, "GET", path, user=None, headers=headers)).status_code == status
+    assert len(await errors(owner)) == 2
+
+
+async def test_without_a_database_the_log_line_has_the_error_and_the_answer_is_503(
+    api_database_url: str, database_url: str, log_lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threadkeep.database.WAIT_FOR_CONNECTION_SECONDS", 0.2)
+    gone = settings_for("postgresql://nobody@127.0.0.1:9/nothing", None)
+    async with running(gone, database_url, sessions.router) as server:
+        answer = await call(server, "GET", "/api/sessions")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable:database")
+    assert int(answer.headers["retry-after"]) > 0
+    [line] = log_lines.of("error")
+    assert (line["error_category"], line["request_path"]) == ("unavailable:database", "/api/sessions")
+    assert line["correlation_id"] == answer.headers["x-correlation-id"]
+    assert line["ip_address"] == "127.0.0.0"
+    assert len(log_lines.of("error row not written")) == 1
+
+
+async def test_a_hundred_actions_at_once_leave_a_hundred_rows(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    await call(server, "GET", "/api/me")
+    answers = await asyncio.gather(*[call(server, "POST", "/api/sessions") for _ in range(100)])
+    assert {answer.status_code for answer in answers} == {201}
+    assert await activities(owner) == ["chat_create"] * 100
