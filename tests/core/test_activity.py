@@ -13,7 +13,7 @@ import pytest
 from tests.crowd import Owner, at_once, begin, finish, refusals, somebody
 from tests.logs import activities, break_settings, configure
 from tests.round_trips import counted
-from threadkeep import activity, profiles, sessions, turns, votes
+from threadkeep import activity, documents, profiles, sessions, turns, votes
 from threadkeep.activity import ActivityType, Call
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
@@ -366,6 +366,38 @@ async def test_a_message_that_is_sent_again_is_on_record_once(
     await finish(database, user.user_id, run)
     assert isinstance(await send(), turns.Replay)
     assert sorted(await activities(owner)) == ["chat_create", "chat_message_send"]
+
+
+async def test_who_stops_or_resumes_an_answer_is_on_record_if_there_is_one(
+    database: Database, owner: Owner, user: Principal
+) -> None:
+    await configure(owner)
+    run = await begin(database, user)
+    bound = database.during(CALL)
+    assert await turns.running_stream(bound, user, run.session) is not None
+    assert await turns.request_stop(bound, user, run.session) is True
+    assert user.user_id is not None
+    await finish(database, user.user_id, run)
+    assert await turns.running_stream(bound, user, run.session) is None
+    assert await turns.request_stop(bound, user, run.session) is False
+    assert await activities(owner) == ["chat_resume", "chat_stop"]
+
+
+async def test_what_an_agent_makes_for_a_person_is_an_artifact_of_his_call(
+    database: Database, owner: Owner, user: Principal
+) -> None:
+    await configure(owner)
+    bound, origin = database.during(CALL), documents.Origin(kind="agent", agent="document_agent", operation="create")
+    made, _ = await documents.create(bound, user, uuid4(), title="T", kind="text", content="a", origin=origin)
+    await documents.save(bound, user, made.id, content="b", origin=origin)
+    await documents.save(database, user, made.id, content="c", origin=origin)
+    rows = await owner.rows("""
+        select activity_type, activity_category, resource_id, activity_metadata ->> 'agent' as agent
+        from public.user_activity_logs
+        order by created_at
+    """)
+    expected = {"activity_category": "artifact", "resource_id": made.id, "agent": "document_agent"}
+    assert rows == [{"activity_type": kind, **expected} for kind in ("artifact_create", "artifact_update")]
 
 
 async def test_a_registration_that_is_told_twice_is_on_record_once(database: Database, owner: Owner) -> None:
