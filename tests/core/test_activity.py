@@ -18,6 +18,7 @@ from threadkeep.activity import ActivityType, Call
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import SERVICE, Principal
+from threadkeep.settings import Settings
 
 CALL = Call(
     correlation_id=UUID(int=7),
@@ -320,7 +321,7 @@ async def test_a_user_cannot_log_in_the_name_of_another(database: Database, owne
 
 
 async def test_what_a_user_does_while_his_account_is_deleted_waits_for_nobody(
-    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: Owner, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deletion holds the profile and wants the session, which the change holds: neither may want the other's."""
     await configure(owner)
@@ -333,7 +334,7 @@ async def test_what_a_user_does_while_his_account_is_deleted_waits_for_nobody(
         )
         results = await at_once(
             *[partial(sessions.change, bound, user, session, {"title": str(n)}) for n in range(6)],
-            partial(profiles.delete_own, bound, user),
+            partial(profiles.delete_own, bound, settings, user),
         )
         assert refusals(results) <= {"not_found:session", "forbidden:account"}
     assert await owner.number("select count(*) from public.user_activity_logs") == 0

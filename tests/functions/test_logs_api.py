@@ -12,6 +12,7 @@ import pytest
 from fastapi import APIRouter, Depends
 
 from functions.account import app as account
+from functions.admin import app as administration
 from functions.documents import app as documents
 from functions.sessions import app as sessions
 from tests.chat_server import ChatServer, running, settings_for, user_message
@@ -19,6 +20,7 @@ from tests.crowd import Owner
 from tests.logs import LogLines, activities, configure
 from threadkeep.web import Administrator, Moment, SignedIn, moment
 
+ADMIN = administration.ROUTERS
 SECRET = "sk-proj-0123456789abcdef0123456789abcdef"
 
 broken = APIRouter()
@@ -42,7 +44,7 @@ async def administrators_only(user: Administrator) -> None: ...
 
 @pytest.fixture
 async def server(api_database_url: str, database_url: str) -> AsyncIterator[ChatServer]:
-    routers = (sessions.router, documents.router, account.router, broken)
+    routers = (sessions.router, documents.router, account.router, *ADMIN, broken)
     async with running(settings_for(api_database_url, None), database_url, *routers) as server:
         yield server
 
@@ -100,6 +102,8 @@ async def test_everything_that_people_do_is_on_record(server: ChatServer, owner:
         ("document_version_delete", "DELETE", f"/api/documents/{document}/versions?after=1", {}),
         ("document_delete", "DELETE", f"/api/documents/{document}", {}),
         ("account_update", "PATCH", "/api/me", {"json": {"fullName": "Ada"}}),
+        ("account_export", "GET", "/api/me/export", {}),
+        ("account_repository_add", "POST", "/api/repositories", {"json": {"owner": "ada", "name": "notes"}}),
     ]
     expected = ["chat_create", "chat_message_send", "document_create"]
     for activity, method, path, options in steps:
@@ -116,6 +120,26 @@ async def test_everything_that_people_do_is_on_record(server: ChatServer, owner:
         assert row["request_path"] == path.partition("?")[0]
         assert row["ip_address"] == "127.0.0.1"
         assert row["user_agent"].startswith("python-httpx/")
+
+
+async def test_what_administrators_change_is_on_record(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    administrator = {"authorization": "Bearer " + server.token("root", is_admin=True)}
+    key = "/api/admin/config/app_settings"
+    model = {"name": "M", "provider": "google", "inputPrice": 1, "outputPrice": 1}
+    steps: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("admin_config_update", "PATCH", key, {"json": {"titles": {"enabled": False}}}),
+        ("admin_config_update", "DELETE", key, {}),
+        ("admin_model_create", "POST", "/api/admin/models", {"json": {"modelId": "m"} | model}),
+        ("admin_model_update", "PATCH", "/api/admin/models/m", {"json": {"name": "N"}}),
+        ("admin_model_delete", "DELETE", "/api/admin/models/m", {}),
+    ]
+    for number, (_, method, path, options) in enumerate(steps, start=1):
+        answer = await server.http.request(method, path, headers=administrator, **options)
+        assert answer.status_code < 300, answer.text
+        assert await activities(owner) == [kind for kind, *_ in steps[:number]]
+    [row] = await owner.rows("select * from public.user_activity_logs order by created_at limit 1")
+    assert (row["activity_category"], row["activity_metadata"]) == ("admin", {"key": "app_settings"})
 
 
 async def test_a_message_is_joined_with_what_the_agent_did_by_the_correlation_id(

@@ -77,7 +77,7 @@ class Export:
 
 async def begin(database: Database, user: Principal, parts: Sequence[Part] = ()) -> Export:
     """An export of these parts of what is the user's own, or of all; raises `forbidden:account`."""
-    profile = await profiles.own(database, user)
+    profile = await profiles.own(database, user, noted_as="account_export")
     wanted = tuple(part for part in PARTS if not parts or part in parts)
     return Export(database, user, profile, wanted, datetime.now(UTC))
 

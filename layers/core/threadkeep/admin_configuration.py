@@ -17,7 +17,8 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from threadkeep import configuration, pages, patches
+from threadkeep import activity, configuration, pages, patches
+from threadkeep.activity import ActivityType
 from threadkeep.configuration import parse_configuration
 from threadkeep.database import Database, Parameters
 from threadkeep.errors import FieldError, ThreadkeepError, not_found
@@ -143,7 +144,13 @@ def json_schema(key: str) -> dict[str, Any]:
 
 
 async def put(
-    database: Database, administrator: Principal, key: str, data: Any, *, if_match: IfMatch = None
+    database: Database,
+    administrator: Principal,
+    key: str,
+    data: Any,
+    *,
+    if_match: IfMatch = None,
+    noted_as: ActivityType = "admin_config_update",
 ) -> tuple[Configuration, bool]:
     """The configuration with all of its data replaced, and whether there was none before.
 
@@ -153,15 +160,17 @@ async def put(
     """
     parse_configuration(_known(key), data)
     change: Final = """
-        select private.set_configuration(
+        select made.is_new, private.log_user_activity(%(activity)s)
+        from private.set_configuration(
             p_key => %(key)s,
             p_data => %(data)s,
             p_if_match => %(if_match)s,
             p_email => %(email)s,
             p_name => %(name)s
-        ) as is_new
+        ) as made (is_new)
     """
-    values = _of(administrator, key, if_match) | {"data": Jsonb(data)}
+    note = activity.note(database, noted_as, ("configuration", None), metadata={"key": key})
+    values = _of(administrator, key, if_match) | {"data": Jsonb(data), "activity": note}
     try:
         # The function refuses a disabled caller itself.
         [made], [row] = await database.run(administrator, (change, values), (_ROWS, values), require_active=False)
@@ -240,7 +249,7 @@ async def revert(
     wanted = await entry(database, administrator, _known(key), number)
     if wanted.operation == "delete":
         raise ThreadkeepError("conflict:configuration", "This entry is a deletion. Choose one that wrote something.")
-    row, _ = await put(database, administrator, key, wanted.data, if_match=if_match)
+    row, _ = await put(database, administrator, key, wanted.data, if_match=if_match, noted_as="admin_config_revert")
     return row
 
 
@@ -257,15 +266,18 @@ def current(row: Configuration) -> dict[str, Any]:
 
 async def _remove(database: Database, administrator: Principal, key: str, if_match: IfMatch) -> None:
     remove: Final = """
-        select private.remove_configuration(
+        select gone.is_removed, case when gone.is_removed then private.log_user_activity(%(activity)s) end
+        from private.remove_configuration(
             p_key => %(key)s,
             p_if_match => %(if_match)s,
             p_email => %(email)s,
             p_name => %(name)s
-        ) as is_removed
+        ) as gone (is_removed)
     """
+    note = activity.note(database, "admin_config_delete", ("configuration", None), metadata={"key": key})
     try:
-        row = await database.row(administrator, remove, _of(administrator, _possible(key), if_match))
+        values = _of(administrator, _possible(key), if_match) | {"activity": note}
+        row = await database.row(administrator, remove, values)
     except ThreadkeepError as error:
         raise await _with_current(database, administrator, key, error) from None
     if row is None or not row["is_removed"]:

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from threadkeep import patches
+from threadkeep import activity, patches
+from threadkeep.activity import ActivityType
 from threadkeep.configuration import Provider, parse_model_metadata
 from threadkeep.database import Database, Statement
 from threadkeep.errors import ThreadkeepError, invalid
@@ -150,10 +151,17 @@ async def create(
             %(input_price)s, %(output_price)s, %(metadata)s
         )
         on conflict (model_id) do nothing
-        returning model_id
+        returning model_id, private.log_user_activity(%(activity)s)
     """
     hold: Final = "select private.hold_administration(%(email)s, %(name_of_caller)s)"
-    values = _of(administrator, model, None) | _values(fields) | {"provider": provider}
+    values = (
+        _of(administrator, model, None)
+        | _values(fields)
+        | {
+            "provider": provider,
+            "activity": _note(database, "admin_model_create", model),
+        }
+    )
     _, made, _, [row] = await database.run(
         administrator, (hold, values), (insert, values), _JUDGE, (_READ, values), require_active=False
     )
@@ -209,8 +217,13 @@ async def delete(database: Database, administrator: Principal, model: str, *, if
 
     Raises as `change` does, and `conflict:model` if a setting needs it.
     """
-    remove: Final = "select private.delete_model(%(model)s, %(if_match)s, %(email)s, %(name_of_caller)s)"
+    remove: Final = """
+        select
+            private.delete_model(%(model)s, %(if_match)s, %(email)s, %(name_of_caller)s),
+            private.log_user_activity(%(activity)s)
+    """
     values = _of(administrator, _possible(model), if_match)
+    values |= {"activity": _note(database, "admin_model_delete", model)}
     try:
         await database.run(administrator, (remove, values), _JUDGE, require_active=False)
     except ThreadkeepError as error:
@@ -240,12 +253,19 @@ async def _changed(
 ) -> Model:
     values = _of(administrator, model, if_match)
     try:
+        if statements:
+            note = {"activity": _note(database, "admin_model_update", model)}
+            statements += (("select private.log_user_activity(%(activity)s)", note),)
         results = await database.run(
             administrator, (_HOLD, values), *statements, _JUDGE, (_READ, values), require_active=False
         )
     except ThreadkeepError as error:
         raise await _with_current(database, administrator, model, error) from None
     return Model(**results[-1][0])
+
+
+def _note(database: Database, activity_type: ActivityType, model: str) -> Jsonb | None:
+    return activity.note(database, activity_type, ("model", None), metadata={"model": model})
 
 
 async def _with_current(

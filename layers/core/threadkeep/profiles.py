@@ -27,6 +27,7 @@ MAXIMUM_PREFERENCES_BYTES: Final = 16 * 1024
 
 IdentityDeletion = Literal["deleted", "pending", "kept"]
 
+_NOTE: Final = "select private.log_user_activity(%(activity)s)"
 _ENSURE: Final = "select private.ensure_profile(%(email)s, %(name)s)"
 _READ: Final = """
     select id, email, full_name, preferences, is_guest, created_at, updated_at
@@ -91,7 +92,7 @@ async def make_guest(database: Database, settings: Settings, address: str) -> Gu
         Principal(user_id=guest.user_id, role="authenticated", is_guest=True),
         ("select private.take_guest(%(address)s)", {"address": address_hash(settings, address)}),
         (_ENSURE, {"email": None, "name": None}),
-        ("select private.log_user_activity(%(activity)s)", {"activity": activity.note(database, "auth_guest")}),
+        (_NOTE, {"activity": activity.note(database, "auth_guest")}),
         require_active=False,
     )
     return guest
@@ -102,9 +103,11 @@ async def keep_guest(database: Database, guest: Principal) -> None:
     await database.rows(guest, "select private.keep_guest()")
 
 
-async def own(database: Database, user: Principal) -> Profile:
+async def own(database: Database, user: Principal, *, noted_as: ActivityType | None = None) -> Profile:
     """The user's own profile; it is made if it is missing."""
-    return await _own(database, user)
+    if noted_as is None:
+        return await _own(database, user)
+    return await _own(database, user, (_NOTE, {"activity": activity.note(database, noted_as)}))
 
 
 async def change(database: Database, user: Principal, changes: dict[str, Any]) -> Profile:
@@ -169,6 +172,9 @@ async def delete_own(database: Database, settings: Settings, user: Principal) ->
     delete: Statement = ("select private.delete_own_account(%(user)s)", {"user": user.user_id})
     noted = identity_deletion.wanted(settings, user)
     await database.run(SERVICE, *([delete] if noted is None else [delete, noted]))
+    # What is on record of him goes with him, so that this line is all there is.
+    correlation = database.call and str(database.call.correlation_id)
+    logger.info("account deleted", extra={"user_id": str(user.user_id), "correlation_id": correlation})
     if noted is None:
         return None if user.issuer == GUEST_ISSUER else "kept"
     try:

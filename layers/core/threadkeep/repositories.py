@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import invalid, not_found
 from threadkeep.identity import Principal
@@ -57,7 +57,7 @@ async def add(
     """
     _check(owner, name, default_branch)
     add: Final = """
-        select a.id, a.is_new
+        select a.id, a.is_new, case when a.is_new then private.log_user_activity(%(activity)s) end
         from private.add_repository(
             p_owner => %(owner)s,
             p_name => %(name)s,
@@ -86,6 +86,7 @@ async def add(
         "maximum": MAXIMUM_REPOSITORIES,
         "email": user.email,
         "name_of_user": user.name,
+        "activity": activity.note(database, "account_repository_add", metadata={"repository": f"{owner}/{name}"}),
     }
     # The function refuses a disabled caller itself.
     [added], [row] = await database.run(user, (add, values), (named, values), require_active=False)
@@ -121,9 +122,11 @@ async def remove(database: Database, user: Principal, repository: UUID) -> None:
         delete from public.github_repositories as r
         where r.id = %(repository)s
             and r.user_id = %(user)s
-        returning r.id
+        returning r.id, private.log_user_activity(%(activity)s)
     """
-    if await database.row(user, delete, {"repository": repository, "user": user.user_id}) is None:
+    note = activity.note(database, "account_repository_remove", ("repository", repository))
+    values = {"repository": repository, "user": user.user_id, "activity": note}
+    if await database.row(user, delete, values) is None:
         raise not_found("repository")
 
 
