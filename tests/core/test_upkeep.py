@@ -15,6 +15,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.crowd import Owner, at_once, begin, somebody, usage
+from tests.logs import break_settings
 from threadkeep import profiles, upkeep
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
@@ -408,18 +409,90 @@ async def test_logs_past_their_retention_go_and_whole_months_are_dropped(databas
     assert await log_rows(owner) == 2
 
 
-async def test_a_broken_retention_deletes_nothing_and_is_reported(database: Database, owner: Owner) -> None:
+NONSENSE = [0, -1, 3651, 0.5, "30", None, [], {}]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=map(str, NONSENSE))
+async def test_a_broken_retention_deletes_nothing_and_is_reported(
+    database: Database, owner: Owner, nonsense: object
+) -> None:
+    for later in ("-100 days", "-1 day"):
+        await log(owner, later)
+    await owner.rows("""
+        insert into public.error_logs (error_type, error_category, error_message, created_at, resolved)
+        values ('api', 'internal:api', 'An error', now() - interval '900 days', true)
+    """)
+    await break_settings(owner, "{log_retention_days,user_activity_logs}", nonsense)
+    months = await owner.number("select count(*) from private.log_partitions()")
+
+    for _ in range(2):
+        report = await upkeep.run(database)
+        assert kind(report, "past_log_partitions").done == 0
+        for name in ("user_activity_logs", "error_logs"):
+            assert (kind(report, name).error, kind(report, name).done) == ("conflict:retention", 0)
+        assert kind(report, "user_activity_logs").remaining is None
+        assert kind(report, "logging_settings").remaining == 1
+
+    assert await log_rows(owner) == 2
+    assert await owner.number("select count(*) from public.error_logs where resolved") == 1
+    assert await owner.number("select count(*) from private.log_partitions()") >= months
+    reported = "select count(*) from public.error_logs where error_category = 'upkeep:logging_settings'"
+    assert await owner.number(reported) == 1
+
+
+async def test_a_row_that_is_broken_as_a_whole_deletes_nothing(database: Database, owner: Owner) -> None:
     await log(owner, "-100 days")
     await owner.rows("set session_replication_role = replica")
-    await owner.rows("""
-        update public.admin_config
-        set config_data = jsonb_set(config_data, '{log_retention_days,user_activity_logs}', '-1')
-        where config_key = 'logging_settings'
-    """)
-    report = await upkeep.run(database)
-    assert kind(report, "user_activity_logs").error == "conflict:retention"
-    assert kind(report, "user_activity_logs").remaining is None
+    await owner.rows("update public.admin_config set config_data = '[]' where config_key = 'logging_settings'")
+    assert kind(await upkeep.run(database), "user_activity_logs").error == "conflict:retention"
     assert await log_rows(owner) == 1
+
+
+OLD_ROWS = """
+    insert into public.user_activity_logs
+        (user_id, correlation_id, activity_type, activity_category, created_at)
+    select %(user)s, gen_random_uuid(), 'chat_view', 'chat', now() - interval '31 days' - n * interval '1 second'
+    from generate_series(1, %(rows)s) as n
+"""
+
+
+async def test_two_runs_at_once_share_the_rows_of_a_log(
+    database: Database, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(upkeep._KINDS, "past_log_partitions", upkeep._KINDS["logging_settings"])
+    await log(owner)
+    await owner.rows(OLD_ROWS, {"user": UUID(int=1), "rows": 40_000})
+    reports = await at_once(*[partial(upkeep.run, database)] * 3)
+    assert [report for report in reports if any(kind.error for kind in report.kinds)] == []
+    assert sum(kind(report, "user_activity_logs").done for report in reports) == 40_000
+    assert await log_rows(owner) == 1
+
+
+async def test_a_log_goes_in_batches_and_what_remains_is_said(database: Database, owner: Owner) -> None:
+    await log(owner)
+    await owner.rows(OLD_ROWS, {"user": UUID(int=1), "rows": 15_000})
+    bounded = upkeep._Bounded(database, time.monotonic() + 60)
+    steps, due = upkeep._KINDS["user_activity_logs"]
+    assert await anext(steps(bounded)) == upkeep.LOG_BATCH == 10_000
+    assert await bounded.number(due, {"counted": upkeep.COUNTED, **upkeep._KEPT}) == 5_000
+
+
+async def test_errors_go_only_when_they_are_resolved_and_a_refusal_is_from_the_start(
+    database: Database, owner: Owner
+) -> None:
+    error = {"error_type": "api", "error_category": "a", "error_message": "b", "severity": "error"}
+    for members in ({}, {"is_refusal": True, "severity": "warning", "error_category": "c"}):
+        await owner.rows("select private.log_error(null, null, %(error)s)", {"error": Jsonb(error | members)})
+    await owner.rows("update public.error_logs set created_at = created_at - interval '91 days'")
+    assert done(await upkeep.run(database)) == {"error_logs": 1}
+    assert await owner.number("select count(*) from public.error_logs where severity = 'error'") == 1
+
+
+async def test_the_history_of_the_configuration_is_kept_for_good(database: Database, owner: Owner) -> None:
+    kept = await owner.number("select count(*) from public.admin_config_history")
+    await owner.rows("update public.admin_config_history set changed_at = changed_at - interval '10 years'")
+    await upkeep.run(database)
+    assert await owner.number("select count(*) from public.admin_config_history") == kept > 0
 
 
 async def test_a_database_that_cannot_be_reached_is_an_error_and_no_report(

@@ -41,6 +41,27 @@ def test_the_schedule_does_what_is_due_and_reports_it(database_url: str) -> None
     assert [kind for kind in again["kinds"] if kind["done"]] == []
 
 
+def test_on_lambda_it_says_what_it_did_as_metrics(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_an_old_mark(database_url)
+    app.handler(recorded("scheduler_purge"), LambdaContext())
+    assert "_aws" not in capsys.readouterr().out
+
+    leave_an_old_mark(database_url)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "purge")
+    report = app.handler(recorded("scheduler_purge"), LambdaContext())
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+    measured = {line["kind"]: line for line in lines}
+    assert list(measured) == [kind["kind"] for kind in report["kinds"]]
+    marks = measured["revoked_principals"]
+    assert (marks["UpkeepDone"], marks["UpkeepRemaining"], marks["UpkeepFailed"]) == ([1.0], [0.0], [0.0])
+    assert marks["UpkeepSeconds"][0] >= 0
+    assert marks["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Threadkeep"
+    assert ["kind", "service"] in map(sorted, marks["_aws"]["CloudWatchMetrics"][0]["Dimensions"])
+
+
 def test_an_invocation_that_is_nearly_over_starts_nothing(database_url: str) -> None:
     leave_an_old_mark(database_url)
     report = app.handler(recorded("scheduler_purge"), LambdaContext(milliseconds=0))
