@@ -138,6 +138,14 @@ async def test_what_administrators_change_is_on_record(server: ChatServer, owner
         answer = await server.http.request(method, path, headers=administrator, **options)
         assert answer.status_code < 300, answer.text
         assert await activities(owner) == [kind for kind, *_ in steps[:number]]
+    await call(server, "GET", "/api/me", user="eve")
+    [eve] = await owner.rows("select id from public.user_profiles order by created_at desc limit 1")
+    assert (await call(server, "POST", "/api/broken")).status_code == 500
+    [error] = await owner.rows("select id from public.error_logs")
+    for path, body in ((f"users/{eve['id']}", {"disabled": True}), (f"errors/{error['id']}", {"resolved": True})):
+        answer = await server.http.patch(f"/api/admin/{path}", headers=administrator, json=body)
+        assert answer.status_code == 200, answer.text
+    assert (await activities(owner))[-2:] == ["admin_user_update", "admin_error_resolve"]
     [row] = await owner.rows("select * from public.user_activity_logs order by created_at limit 1")
     assert (row["activity_category"], row["activity_metadata"]) == ("admin", {"key": "app_settings"})
 

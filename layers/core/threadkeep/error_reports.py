@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import not_found
 from threadkeep.identity import Principal
@@ -120,9 +120,16 @@ async def resolve(
                 e.resolved <> %(resolved)s
                 or (%(notes)s::text is not null and e.resolution_notes is distinct from %(notes)s)
             )
+        returning private.log_user_activity(%(activity)s)
     """
     read: Final = f"select {_COLUMNS} from public.error_logs as e where e.id = %(error)s"  # noqa: S608
-    values = {"error": error, "resolved": resolved, "notes": notes, "administrator": administrator.user_id}
+    values = {
+        "error": error,
+        "resolved": resolved,
+        "notes": notes,
+        "administrator": administrator.user_id,
+        "activity": activity.note(database, "admin_error_resolve", ("error", error), metadata={"resolved": resolved}),
+    }
     _, rows = await database.run(administrator, (change, values), (read, values))
     if not rows:
         raise not_found("error")

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final, Literal, LiteralString
 from uuid import UUID
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import not_found
 from threadkeep.identity import Principal
@@ -90,8 +90,12 @@ async def set_disabled(database: Database, administrator: Principal, person: UUI
 
     Raises `not_found:user`, and `conflict:account` for the administrator himself.
     """
-    change: Final = "select private.set_account_disabled(%(person)s, %(disabled)s) as changed"
-    values = {"person": person, "disabled": disabled}
+    change: Final = """
+        select made.changed, case when made.changed then private.log_user_activity(%(activity)s) end
+        from private.set_account_disabled(%(person)s, %(disabled)s) as made (changed)
+    """
+    note = activity.note(database, "admin_user_update", ("account", person), metadata={"disabled": disabled})
+    values = {"person": person, "disabled": disabled, "activity": note}
     [changed], rows = await database.run(administrator, (change, values), (_with_figures(_ONE), values))
     if not rows:
         raise not_found("user")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
+from threadkeep import activity
 from threadkeep.database import Database
 from threadkeep.identity import SERVICE, Principal
 
@@ -80,11 +81,16 @@ async def request(database: Database, administrator: Principal) -> Request:
     """Notes that the administrator wants a run now; who gets a new one has to start it."""
     row = await database.row(
         administrator,
-        "select r.requested_at, r.is_new from private.request_upkeep(%(every)s) as r",
-        {"every": timedelta(seconds=RUN_SECONDS)},
+        """
+        select
+            r.requested_at, r.is_new,
+            case when r.is_new then private.log_user_activity(%(activity)s) end as noted
+        from private.request_upkeep(%(every)s) as r
+        """,
+        {"every": timedelta(seconds=RUN_SECONDS), "activity": activity.note(database, "admin_purge_start")},
     )
     assert row is not None
-    return Request(**row)
+    return Request(requested_at=row["requested_at"], is_new=row["is_new"])
 
 
 async def withdraw(database: Database, administrator: Principal, requested: Request) -> None:
