@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID, uuid4
 
@@ -13,12 +14,13 @@ import pytest
 from tests.crowd import Owner, at_once, begin, finish, refusals, somebody
 from tests.logs import activities, break_settings, configure
 from tests.round_trips import counted
-from threadkeep import activity, documents, profiles, sessions, turns, votes
+from threadkeep import activity, documents, files, profiles, sessions, turns, votes
 from threadkeep.activity import ActivityType, Call
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import SERVICE, Principal
 from threadkeep.settings import Settings
+from threadkeep.storage import DiskStorage
 
 CALL = Call(
     correlation_id=UUID(int=7),
@@ -399,6 +401,19 @@ async def test_what_an_agent_makes_for_a_person_is_an_artifact_of_his_call(
     """)
     expected = {"activity_category": "artifact", "resource_id": made.id, "agent": "document_agent"}
     assert rows == [{"activity_type": kind, **expected} for kind in ("artifact_create", "artifact_update")]
+
+
+async def test_a_file_that_is_announced_and_deleted_is_on_record(
+    database: Database, owner: Owner, user: Principal, tmp_path: Path
+) -> None:
+    await configure(owner)
+    bound, storage = database.during(CALL), DiskStorage(tmp_path, b"k" * 32)
+    file, _ = await files.create(bound, storage, user, name="a.txt", media_type="text/plain", size=3)
+    with pytest.raises(ThreadkeepError):
+        await files.delete(bound, user, uuid4())
+    await files.delete(bound, user, file.id)
+    assert await activities(owner) == ["file_upload", "file_delete"]
+    assert await logged(owner, "resource_id") == [file.id, file.id]
 
 
 async def test_a_registration_that_is_told_twice_is_on_record_once(database: Database, owner: Owner) -> None:

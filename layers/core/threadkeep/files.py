@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
-from threadkeep import file_kinds
+from threadkeep import activity, file_kinds
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError, invalid, not_found
 from threadkeep.file_kinds import FileType, Kind
@@ -79,7 +79,7 @@ async def create(
             p_size => %(size)s,
             p_email => %(email)s,
             p_name => %(full_name)s
-        )
+        ), private.log_user_activity(%(activity)s)
     """
     values = {
         "id": file_id,
@@ -89,6 +89,9 @@ async def create(
         "size": size,
         "email": user.email,
         "full_name": user.name,
+        "activity": activity.note(
+            database, "file_upload", ("file", file_id), metadata={"kind": declared.kind, "bytes": size}
+        ),
     }
     stored = required(storage)
     # The function refuses a disabled caller itself.
@@ -119,7 +122,9 @@ async def download_url(storage: Storage | None, file: File) -> str:
 
 async def delete(database: Database, user: Principal, file: UUID) -> None:
     """Deletes a file of the user, whatever names it; the schedule deletes its bytes. Raises `not_found:file`."""
-    await database.rows(user, "select private.delete_file(%(file)s)", {"file": file})
+    delete: Final = "select private.delete_file(%(file)s), private.log_user_activity(%(activity)s)"
+    note = activity.note(database, "file_delete", ("file", file))
+    await database.rows(user, delete, {"file": file, "activity": note})
 
 
 async def check_said(database: Database, storage: Storage | None, user: Principal, files: Collection[UUID]) -> None:
