@@ -73,10 +73,12 @@ NOT_OWNED = {
     "private.identity_deletions.user_id",
     "private.revoked_principals.user_id",
     "private.revoked_principals.claimed_by",
+    "private.upkeep_requests.requested_by",
 }
 
-# What is not moved as it is, but added to what the account has: tests/core/test_budgets.py.
-ADDED = {"private.user_spend.user_id"}
+# What is not moved as it is, but added to what the account has: tests/core/test_budgets.py, and with each usage row
+# that moves tests/core/test_usage_roll_up.py.
+ADDED = {"private.user_spend.user_id", "public.usage_user_daily.user_id"}
 
 
 def guest_of(token: GuestToken) -> Principal:
