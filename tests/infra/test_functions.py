@@ -23,6 +23,7 @@ AT_DEFAULT: Final = {
     "max_body_bytes": "the default is below what Lambda takes",
     "files_directory": "of the local system",
     "files_signing_key": "of the local system",
+    "trusted_proxy": "the APIs can be reached beside CloudFront, so the word of no proxy is taken",
     "delete_identities": "deleting an account means all of it; switched off by an issuer without a key",
 }
 # What others than the settings class read.
