@@ -24,7 +24,7 @@ class ToolServer:
     """What a test sets, and what the server saw."""
 
     url: str = ""
-    fault: Literal["none", "slow", "status 500", "breaks"] = "none"
+    fault: Literal["none", "slow", "status 500", "lists nothing", "breaks"] = "none"
     headers: list[dict[str, str]] = field(default_factory=list)
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     open_sessions: int = 0
@@ -115,6 +115,12 @@ class _Guard:
             await PlainTextResponse("bad credentials", 401)(scope, receive, send)
         elif self.seen.fault == "status 500":
             await PlainTextResponse("broken inside", 500)(scope, receive, send)
+        elif self.seen.fault == "lists nothing":
+            body = await _body(receive)
+            if b"tools/list" in body:
+                await PlainTextResponse("broken inside", 500)(scope, receive, send)
+            else:
+                await self.app(scope, _again(body, receive), self._counting(scope, send))
         else:
             await self.app(scope, receive, self._counting(scope, send))
 
@@ -130,3 +136,22 @@ class _Guard:
             await send(message)
 
         return counted
+
+
+async def _body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body on that was read already."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def given() -> Any:
+        return messages.pop() if messages else await receive()
+
+    return given

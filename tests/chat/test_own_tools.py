@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pydantic_ai import Tool
+from pydantic_ai.toolsets import FunctionToolset
 
 from tests.chat_server import MODELS, ChatServer, running, settings_for
 from tests.emulator import Emulator, Reply, ToolCall
 from tests.tool_server import TOKEN, ToolServer, tool_server
-from threadkeep_agents import own_servers
+from threadkeep_agents import own_servers, roster
+from threadkeep_agents.tools import TurnContext
 
 PROVIDERS = ("google", "openai", "anthropic")
 READ = ToolCall("code_get_file_contents", {"owner": "ada", "repo": "engine", "path": "README.md"})
@@ -105,6 +110,57 @@ async def test_a_server_that_is_away_stops_no_chat_and_is_left_alone_for_a_while
     await server.say("Hello once more")
     assert "code_get_file_contents" in emulator.requests[-1].tools
     assert "gone_get_file_contents" not in emulator.requests[-1].tools
+
+
+async def test_a_server_that_lets_in_and_then_fails_stops_no_chat(
+    server: ChatServer, emulator: Emulator, tools: ToolServer
+) -> None:
+    await configure(server, "code", server=code_host(tools))
+    tools.fault = "lists nothing"
+
+    answer = await server.say("Hello")
+
+    assert answer.text == "You said: Hello"
+    assert "code_get_file_contents" not in emulator.requests[-1].tools
+
+
+async def test_turns_that_begin_together_ask_a_server_once(
+    server: ChatServer, emulator: Emulator, tools: ToolServer
+) -> None:
+    await configure(server, "once", server=code_host(tools))
+    await server.say("Hello")
+    asked_by_one = len(tools.headers)
+    await configure(server, "once", enabled=False)
+    await configure(server, "code", server=code_host(tools))
+
+    await asyncio.gather(*(server.say("Hello") for _ in range(4)))
+
+    assert len(tools.headers) == 2 * asked_by_one
+    assert all("code_get_file_contents" in request.tools for request in emulator.requests[1:])
+
+
+async def test_a_tool_whose_name_is_taken_or_unfit_is_left_out_and_stops_no_chat(
+    server: ChatServer, emulator: Emulator, tools: ToolServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def code_get_file_contents() -> str:
+        """A function of the same name as a server's tool."""
+        return "mine"
+
+    functions: FunctionToolset[TurnContext] = FunctionToolset([code_get_file_contents])
+    monkeypatch.setattr(roster, "registered_tools", lambda: own_servers.Recorded(functions, None))
+    monkeypatch.setattr(own_servers, "own_tools", lambda: (Tool(code_get_file_contents),))
+    long = "x" * 40
+    await configure(server, "code", server=code_host(tools))
+    await configure(server, long, server=code_host(tools, allowedTools=["get_file_contents", "list_branches"]))
+    monkeypatch.setattr(own_servers, "_FIT_NAME", re.compile(r"[a-z_]{1,55}"))
+    emulator.script(Reply(tool_calls=[ToolCall("code_get_file_contents")]), Reply(text="Mine."))
+
+    answer = await server.say("Read it")
+
+    assert answer.text == "Mine."
+    offered = emulator.requests[0].tools
+    assert {"code_get_file_contents", "code_create_issue", f"{long}_list_branches"} <= set(offered)
+    assert f"{long}_get_file_contents" not in offered
 
 
 async def test_a_server_that_fails_in_a_call_is_a_failed_call(

@@ -11,6 +11,8 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep_agents.metering import PricedModel
 
 CHAT_AGENT: Final = "chat_model_agent"
+# What the column takes; a longer one would cost the turn all its rows.
+OPERATION_CHARACTERS: Final = 50
 
 Category = Literal["generation", "tool_invocation", "code_execution"]
 
@@ -37,7 +39,7 @@ def activity_row(
     resource_type, resource_id = resource or (None, None)
     return {
         "agent_type": agent,
-        "operation_type": operation,
+        "operation_type": operation[:OPERATION_CHARACTERS],
         "operation_category": category,
         "operation_metadata": {"requests": len(usage)} | (metadata or {}),
         "resource_id": resource_id,

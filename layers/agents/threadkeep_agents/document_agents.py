@@ -118,7 +118,8 @@ class Assignment:
 async def _delegated(
     context: Context, craft: Craft, operation: str, instruction: str, document: str | None, target_version: int | None
 ) -> dict[str, Any]:
-    async with on_record(context, craft.agent, operation, "generation") as work:
+    known = operation if operation in _OPERATIONS else "unknown"
+    async with on_record(context, craft.agent, known, "generation") as work:
         configured = _operation(work, craft, operation)
         base = None if operation in _WITHOUT_DOCUMENT else await _document_of(work, craft, operation, document)
         assignment = Assignment(work, craft, configured, instruction, base, target_version)
@@ -130,7 +131,7 @@ def _operation(work: Work, craft: Craft, operation: str) -> Operation:
     shape = work.turn.configured(craft.agent, work.turn.provider)  # type: ignore[arg-type]
     configured = getattr(shape.tools, operation, None)  # type: ignore[attr-defined]
     if not isinstance(configured, Operation) or not configured.enabled:
-        raise ToolFailed(f"{craft.tool} has no operation {operation!r}.")
+        raise ToolFailed(f"{craft.tool} has no operation {operation[:40]!r}.")
     return configured
 
 
@@ -160,6 +161,8 @@ async def _create(assignment: Assignment) -> dict[str, Any]:
         # Nobody has this text but we: what there is of a new document is kept, and says that it is not whole.
         if written.text.strip():
             await _in_time(store.store(written.text, invalid="It was not written to its end."))
+        if isinstance(failure, Exception):
+            await draft.finish()
         if isinstance(failure, Exception) and written.text.strip():
             raise ToolFailed(f"Writing broke off. What there is was stored as {document}.") from failure
         raise
@@ -174,7 +177,12 @@ async def _change(assignment: Assignment) -> dict[str, Any]:
     error = await _complaint(base.kind, base.content)
     prompt = _prompt(assignment, assignment.instruction, title=base.title, content=base.content, error=error or "")
     written = Written()
-    await _write_checked(assignment, draft, base.kind, prompt, written)
+    try:
+        await _write_checked(assignment, draft, base.kind, prompt, written)
+    except Exception:
+        await _show_whole(draft, base.content)
+        await draft.finish()
+        raise
     if written.text == base.content:
         await draft.finish()
         return _result(base, written.complaint) | {"unchanged": True}
@@ -197,8 +205,7 @@ async def _revert(assignment: Assignment) -> dict[str, Any]:
         )
     )
     draft = Draft(assignment.work.context, stored.id, stored.kind, stored.title)
-    await draft.begin()
-    await draft.add(stored.content)
+    await _show_whole(draft, stored.content)
     await draft.finish()
     return _result(stored, await _complaint(stored.kind, stored.content)) | {"revertedTo": wanted}
 
@@ -239,7 +246,7 @@ async def _suggest(assignment: Assignment) -> dict[str, Any]:
     prompt = _prompt(assignment, assignment.instruction, title=base.title, content=base.content)
     messages: Sequence[ModelMessage] = ()
     for _ in range(2):
-        placing.misplaced.clear()
+        placing.forget_misplaced()
         result: AgentRunResult[list[SuggestedEdit]] | None = None
         arguments = ""
         async with _editor(work.agent).run_stream_events(
@@ -259,7 +266,7 @@ async def _suggest(assignment: Assignment) -> dict[str, Any]:
         messages = result.all_messages()
         prompt = (
             "These passages do not stand in the document exactly once. Propose only these edits again, each with a "
-            "passage copied character by character:\n\n" + "\n\n".join(placing.misplaced)
+            "passage copied character by character:\n\n" + "\n\n".join(edit.original_text for edit in placing.misplaced)
         )
     return _result(base, None) | {
         "suggestions": placing.placed,
@@ -324,6 +331,7 @@ async def _write_checked(
     try:
         await _write(assignment, draft, kind, correction, again)
     except Exception:  # noqa: BLE001 - the first try is there, and is stored with its complaint
+        await _show_whole(draft, written.text)
         return
     written.text = again.text
     written.complaint = await _complaint(kind, again.text)
@@ -370,6 +378,13 @@ async def _show(draft: Draft | None, written: Written, text: str) -> None:
             await draft.add(text)
 
 
+async def _show_whole(draft: Draft | None, text: str) -> None:
+    """Shows what is stored in the place of what was written last."""
+    if draft is not None:
+        await draft.begin()
+        await draft.add(text)
+
+
 def _came_to_an_end(response: ModelResponse) -> bool:
     return is_whole(response) and response.finish_reason != "length"
 
@@ -410,7 +425,7 @@ class _Placing:
     base: Document
     draft: Draft
     placed: list[dict[str, Any]] = field(default_factory=list)
-    misplaced: list[str] = field(default_factory=list)
+    misplaced: list[SuggestedEdit] = field(default_factory=list)
     seen: set[tuple[str, str]] = field(default_factory=set)
 
     async def place(self, edits: Sequence[SuggestedEdit]) -> None:
@@ -420,6 +435,11 @@ class _Placing:
             if passage not in self.seen and edit.original_text != edit.suggested_text:
                 self.seen.add(passage)
                 await self._place_one(edit)
+
+    def forget_misplaced(self) -> None:
+        """So that they can be proposed again, and are counted again if they are no better then."""
+        self.seen -= {(edit.original_text, edit.suggested_text) for edit in self.misplaced}
+        self.misplaced.clear()
 
     async def _place_one(self, edit: SuggestedEdit) -> None:
         turn = self.assignment.turn
@@ -439,7 +459,7 @@ class _Placing:
         except ThreadkeepError as error:
             if error.code != "invalid:api":
                 raise
-            self.misplaced.append(edit.original_text)
+            self.misplaced.append(edit)
             return
         shown = {"id": str(added.id), "description": added.description}
         self.placed.append(shown)

@@ -19,6 +19,7 @@ from pydantic_ai.messages import (
 )
 
 from threadkeep.errors import ThreadkeepError
+from threadkeep.storable import storable
 
 if TYPE_CHECKING:
     from threadkeep_agents.metering import PricedModel
@@ -139,7 +140,8 @@ def to_store(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
     dumped: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(kept, mode="json")
     for message in dumped:
         message.pop("instructions", None)
-    return dumped
+    cleaned: list[dict[str, Any]] = storable(dumped)
+    return cleaned
 
 
 def user_content(row: dict[str, Any]) -> list[UserContent]:
@@ -169,8 +171,8 @@ def without_foreign_reasoning(messages: list[ModelMessage], provider: str) -> li
 
 
 def is_prompt(message: ModelMessage) -> bool:
-    """Whether a turn begins with it."""
-    return isinstance(message, ModelRequest) and any(isinstance(part, UserPromptPart) for part in message.parts)
+    """Whether a turn begins with it; a tool's files stand as a prompt beside its result, which belongs to its call."""
+    return isinstance(message, ModelRequest) and all(isinstance(part, UserPromptPart) for part in message.parts)
 
 
 def tokens(message: ModelMessage, provider: str) -> int:

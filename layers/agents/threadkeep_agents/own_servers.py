@@ -7,6 +7,7 @@ turn; a server that does not answer is left out, and left alone for a while.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,12 +24,16 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.log import logger
 from threadkeep.settings import Settings
 from threadkeep_agents import tool_servers
+from threadkeep_agents.results import readable
 from threadkeep_agents.tools import TurnContext, own_tools
 from threadkeep_agents.work import Context, on_record
 
 LIST_SECONDS: Final = 3.0
 LISTED_FOR_SECONDS: Final = 300.0
 LEFT_ALONE_SECONDS: Final = 30.0
+
+# One tool of another name, and a provider refuses the whole request.
+_FIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @cache
@@ -54,7 +59,7 @@ class Recorded(WrapperToolset[TurnContext]):
         async with on_record(ctx, f"tool_{own}", name) as work:
             if own in ctx.deps.own_tools:
                 await work.consume_limit()
-            return await super().call_tool(name, tool_args, ctx, tool)
+            return readable(await super().call_tool(name, tool_args, ctx, tool))
 
     def _is_offered(self, name: str, turn: TurnContext) -> bool:
         own = self.server or name
@@ -68,22 +73,32 @@ class OwnServers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._offers: dict[tuple[str, ToolServer], _Offer] = {}
+        self._asking: dict[tuple[str, ToolServer], asyncio.Task[_Offer]] = {}
 
     async def tools(self, turn: TurnContext) -> Sequence[AbstractToolset[TurnContext]]:
         """The tools of all servers that are on and answer, each under `{server}_{tool}`."""
         servers = {name: own.server for name, own in turn.own_tools.items() if own.enabled and own.server is not None}
         offers = await asyncio.gather(*(self._offer(name, server) for name, server in servers.items()))
-        return [
-            Recorded(FunctionToolset([self._tool(name, server, tool) for tool in offer.tools]), name)
-            for (name, server), offer in zip(servers.items(), offers, strict=True)
-            if offer.tools
-        ]
+        taken = {tool.name for tool in own_tools()}
+        toolsets = []
+        for (name, server), offer in zip(servers.items(), offers, strict=True):
+            tools = [self._tool(name, server, tool) for tool in offer.tools if _full_name(name, tool) not in taken]
+            taken.update(tool.name for tool in tools)
+            if tools:
+                toolsets.append(Recorded(FunctionToolset(tools), name))
+        return toolsets
 
     async def _offer(self, name: str, server: ToolServer) -> _Offer:
         known = self._offers.get((name, server))
-        if known is None or known.is_stale:
-            known = self._offers[name, server] = await self._ask(name, server)
-        return known
+        if known is not None and not known.is_stale:
+            return known
+        # Turns that begin together ask once, and one that is stopped takes the answer from no other.
+        asking = self._asking.get((name, server))
+        if asking is None:
+            asking = self._asking[name, server] = asyncio.create_task(self._ask(name, server))
+            asking.add_done_callback(lambda _: self._asking.pop((name, server)))
+        self._offers[name, server] = offer = await asyncio.shield(asking)
+        return offer
 
     async def _ask(self, name: str, server: ToolServer) -> _Offer:
         """What the server offers of what is allowed; nothing, for a while, if it does not answer."""
@@ -91,10 +106,15 @@ class OwnServers:
         try:
             async with asyncio.timeout(LIST_SECONDS), self._session(server, connect_seconds=LIST_SECONDS) as tools:
                 offered = [tool.tool_def for tool in (await tools.get_tools(_no_run())).values()]
-        except (ThreadkeepError, TimeoutError) as error:
-            logger.warning("tool server left out", extra={"server": name, "reason": str(error) or "timeout"})
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - whatever it is, the chat goes on without
+            reason = error.code if isinstance(error, ThreadkeepError) else type(error).__name__
+            logger.warning("tool server left out", extra={"server": name, "reason": reason})
             return _Offer([], is_answer=False)
-        return _Offer([tool for tool in offered if tool.name in server.allowed_tools], is_answer=True)
+        allowed = [tool for tool in offered if tool.name in server.allowed_tools]
+        unfit = [tool.name for tool in allowed if not _FIT_NAME.fullmatch(_full_name(name, tool))]
+        if unfit:
+            logger.warning("tools left out: no provider takes such a name", extra={"server": name, "tools": unfit})
+        return _Offer([tool for tool in allowed if tool.name not in unfit], is_answer=True)
 
     def _tool(self, name: str, server: ToolServer, definition: ToolDefinition) -> Tool[TurnContext]:
         async def call(ctx: Context, **arguments: Any) -> Any:
@@ -106,7 +126,7 @@ class OwnServers:
 
         return Tool.from_schema(
             call,
-            name=f"{name}_{definition.name}",
+            name=_full_name(name, definition),
             description=definition.description,
             json_schema=definition.parameters_json_schema,
             takes_ctx=True,
@@ -126,6 +146,10 @@ class _Offer:
     @property
     def is_stale(self) -> bool:
         return time.monotonic() - self.asked_at > (LISTED_FOR_SECONDS if self.is_answer else LEFT_ALONE_SECONDS)
+
+
+def _full_name(server: str, tool: ToolDefinition) -> str:
+    return f"{server}_{tool.name}"
 
 
 def _no_run() -> RunContext[Any]:

@@ -13,6 +13,7 @@ from pydantic_ai.models.instrumented import InstrumentationSettings
 from pydantic_ai.settings import ModelSettings
 
 from threadkeep.log import logger
+from threadkeep.storable import storable
 
 MAX_CHARACTERS: Final = 80
 READ_CHARACTERS: Final = 2000
@@ -40,5 +41,5 @@ async def title_of(model: Model[Any], text: str, instrumentation: Instrumentatio
     except (AgentRunError, UserError, TimeoutError) as error:
         logger.warning("no title", extra={"reason": type(error).__name__})
         return None
-    title = " ".join((response.text or "").split()).strip("\"'“”«»„*#. ")
+    title = " ".join(storable(response.text or "").split()).strip("\"'“”«»„*#. ")
     return title[:MAX_CHARACTERS].rstrip() or None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_ai.tools import ToolDefinition
 
 from threadkeep.errors import ThreadkeepError
+from threadkeep_agents.results import readable
 from threadkeep_agents.tools import TurnContext
 from threadkeep_agents.work import Context
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 10.0
 # One call of a tool; a search over many repositories is slow.
 CALL_SECONDS: Final = 60.0
-# Of a tool's result, which the model reads.
-MAX_CHARACTERS: Final = 60_000
 
 
 @asynccontextmanager
@@ -104,15 +103,12 @@ def _bounded(seconds: float) -> Any:
 
         try:
             async with asyncio.timeout(seconds):
-                result = await call_tool(name, arguments)
+                return readable(await call_tool(name, arguments))
         except (ModelRetry, ToolFailed):
             raise
         except (Exception, BaseExceptionGroup) as error:
             outage = _outage(error)
             raise ToolFailed(f"{outage.detail} ({outage.code})") from error
-        if isinstance(result, str) and len(result) > MAX_CHARACTERS:
-            return result[:MAX_CHARACTERS] + "\n[cut off here]"
-        return result
 
     return call
 

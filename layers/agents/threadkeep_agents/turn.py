@@ -26,6 +26,7 @@ from threadkeep.errors import SENTENCES, ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.log import logger
 from threadkeep.settings import Settings
+from threadkeep.storable import storable
 from threadkeep.storage import Storage
 from threadkeep_agents import attachments, history
 from threadkeep_agents.activity import CHAT_AGENT
@@ -269,7 +270,8 @@ class Turn:
             return None
         return asyncio.create_task(title_of(model, text, self._parties.tracing.instrumentation))
 
-    def _emit(self, event: dict[str, Any]) -> None:
+    def _emit(self, said: dict[str, Any]) -> None:
+        event = storable(said)
         self._parts.add(event)
         line = as_line(event)
         self._broadcast.say(line)
@@ -314,11 +316,11 @@ class Turn:
         ending = turns.Ending(
             status=outcome.status,
             parts=self._parts.finished(),
-            model_messages=history.to_store(result.result.new_messages()) if result else None,
+            model_messages=_kept(result) if result else None,
             metadata=outcome.metadata(),
             model=outcome.model.model_id,
             usage=outcome.usage,
-            activity=[outcome.activity(), *self._context.activity],
+            activity=storable([outcome.activity(), *self._context.activity]),
             error=outcome.error_row(),
             title=outcome.title,
             chunk="\n".join(self._keeper.unkept() + last_lines),
@@ -356,6 +358,15 @@ class Turn:
 class _Finished:
     replay: turns.Replay
     is_stored: bool
+
+
+def _kept(result: AgentRunResultEvent[str]) -> list[dict[str, Any]] | None:
+    """The lossless form of an answer; without it the session goes on with the answer's text."""
+    try:
+        return history.to_store(result.result.new_messages())
+    except ValueError as error:
+        logger.error("an answer's messages cannot be stored", exc_info=error)
+        return None
 
 
 def _last_events(outcome: Outcome) -> list[dict[str, Any]]:
