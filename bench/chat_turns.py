@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 from uuid import uuid4
 
 from bench import load
@@ -138,11 +138,11 @@ class Talk:
     def both(self, callers: int, effort: Effort) -> tuple[Turns, Turns, Direct]:
         """First turns in new sessions and second turns in the same, each beside direct calls."""
         number = max(effort.turns, callers * 2)
-        before = self._direct(callers, number)
+        before = self.direct(callers, number)
         first, sessions = self.first([str(uuid4()) for _ in range(number)], callers, effort.seconds)
-        between = self._direct(callers, number)
+        between = self.direct(callers, number)
         second, _ = self.second(sessions, callers, effort.seconds)
-        after = self._direct(callers, number)
+        after = self.direct(callers, number)
         direct = middle([_direct_figures(callers, calls) for calls in (before, between, after)])
         return (
             _figures(callers, first, before, between),
@@ -155,29 +155,41 @@ class Talk:
         _, sessions = self.first([str(uuid4()) for _ in range(effort.turns)], 1, effort.seconds)
         _, sessions = self.second(sessions, 1, effort.seconds)
         self._system.execute(_TEN_TIMES, {"sessions": sessions})
-        before = self._direct(1, effort.turns)
+        before = self.direct(1, effort.turns)
         cost, _ = self.second(sessions, 1, effort.seconds)
-        return _figures(1, cost, before, self._direct(1, effort.turns))
+        return _figures(1, cost, before, self.direct(1, effort.turns))
 
-    def first(self, sessions: list[str], callers: int, seconds: float) -> tuple[_Cost, list[str]]:
+    def first(self, sessions: list[str], callers: int, seconds: float) -> tuple[Cost, list[str]]:
         """A first turn in each session; what it took, and the sessions that had theirs within the time."""
         return self._turns(sessions, FIRST_QUESTION, callers, seconds)
 
-    def second(self, sessions: list[str], callers: int, seconds: float) -> tuple[_Cost, list[str]]:
+    def second(self, sessions: list[str], callers: int, seconds: float) -> tuple[Cost, list[str]]:
         return self._turns(sessions, SECOND_QUESTION, callers, seconds)
 
-    def _turns(self, sessions: list[str], text: str, callers: int, seconds: float) -> tuple[_Cost, list[str]]:
+    def delegating(self, sessions: list[str], text: str, seconds: float) -> Cost:
+        """A turn in each session whose first token is that of a document; none of its tools may fail."""
+        marks: dict[str, Any] = {
+            "first": '"type":"data-textDelta"',
+            "needed": '"type":"data-finish"',
+            "forbidden": 'error",',
+        }
+        return self._turns(sessions, text, 1, seconds, marks)[0]
+
+    def _turns(
+        self, sessions: list[str], text: str, callers: int, seconds: float, marks: dict[str, Any] | None = None
+    ) -> tuple[Cost, list[str]]:
         tokens = itertools.cycle(self._tokens)
         requests = [question(session, token, text) for session, token in zip(sessions, tokens, strict=False)]
+        plan = turns_plan(self._server, requests, callers, seconds)
         server, postgres = self._server.process_id, self._system.postgres.process_id
         server_cpu, postgres_cpu = cpu_ms(server), family_cpu_ms(postgres)
-        outcome = load.run(turns_plan(self._server, requests, callers, seconds)).checked()
+        outcome = load.run(replace(plan, **marks) if marks else plan).checked()
         done = len(outcome.total)
-        cost = _Cost(outcome, (cpu_ms(server) - server_cpu) / done, (family_cpu_ms(postgres) - postgres_cpu) / done)
+        cost = Cost(outcome, (cpu_ms(server) - server_cpu) / done, (family_cpu_ms(postgres) - postgres_cpu) / done)
         # They are sent in their order and all that were sent came to their end.
         return cost, sessions[:done]
 
-    def _direct(self, callers: int, number: int) -> Outcome:
+    def direct(self, callers: int, number: int) -> Outcome:
         path, model, first, end = DIRECT[self._server.provider]
         body = {"model": model, "input": "Hello", "stream": True}
         plan = Plan(
@@ -191,7 +203,9 @@ class Talk:
 
 
 @dataclass(frozen=True)
-class _Cost:
+class Cost:
+    """What turns took, and milliseconds of CPU for one."""
+
     outcome: Outcome
     server_cpu: float
     postgres_cpu: float
@@ -216,7 +230,7 @@ def turns_plan(server: Server, requests: list[str], callers: int, seconds: float
     )
 
 
-def _figures(callers: int, cost: _Cost, *direct: Outcome) -> Turns:
+def _figures(callers: int, cost: Cost, *direct: Outcome) -> Turns:
     first = [value for calls in direct for value in calls.first]
     total = [value for calls in direct for value in calls.total]
     turns = cost.outcome

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bench.chat_turns import Turns
 from bench.figures import table
+from bench.growth import CALLERS as GROWTH_CALLERS
 from bench.limits import CALLERS as LIMITED_CALLERS
 from bench.limits import LIMIT
 from bench.references import AIM, REFERENCES
 from bench.run import CALLERS, Findings, Scale
+from bench.sub_agents import MODEL_REQUESTS
 
 TURN_HEADINGS = [
     "",
@@ -32,6 +34,7 @@ def report(found: Findings, scale: Scale) -> str:
             _direct(found),
             _memory(found),
             _providers(found),
+            _delegated(found),
             _history(found, scale),
             _limits(found),
             _commands(found),
@@ -93,10 +96,13 @@ def _direct(found: Findings) -> str:
 
 
 def _memory(found: Findings) -> str:
-    memory = found.memory
+    memory, growth = found.memory, found.growth
+    steps = ", ".join(f"{mib:.0f} after {number:,}" for number, mib in growth.after.items())
     return (
         f"The server was ready {found.ready_seconds:.1f} s after its start and had {memory.ready:.0f} MiB of memory, "
-        f"{memory.first_turn:.0f} MiB after its first turn, {memory.end:.0f} MiB after all of them."
+        f"{memory.first_turn:.0f} MiB after its first turn, {memory.end:.0f} MiB after all of them.\n\n"
+        f"Another one, which answers first turns of {GROWTH_CALLERS} callers, had {growth.ready:.0f} MiB when it was "
+        f"ready; then, in MiB after so many turns: {steps}."
     )
 
 
@@ -106,6 +112,29 @@ def _providers(found: Findings) -> str:
         rows.append(_turn_row(f"{name}, second turn", measured.second[1]))
         rows.append(_turn_row(f"{name}, first turn", measured.first[1]))
     return f"## The three providers, each in a server of its own\n\n{table(TURN_HEADINGS, rows)}"
+
+
+def _delegated(found: Findings) -> str:
+    rows = [
+        [
+            name,
+            each.first_words_p50,
+            each.total_p50,
+            each.total_p95,
+            each.per_second,
+            each.server_cpu,
+            each.postgres_cpu,
+        ]
+        for name, each in found.delegated.items()
+    ]
+    headings = ["", "document's first words p50", "whole p50", "p95", "turns/s", "server CPU", "PostgreSQL CPU"]
+    return (
+        "## A turn with a tool call and a sub-agent\n\n"
+        f"The chat agent calls the document agent, which writes and stores, and then answers: {MODEL_REQUESTS} "
+        "requests of the model. Milliseconds beyond those of as many direct calls, one caller; CPU is milliseconds a "
+        "turn.\n\n"
+        f"{table(headings, rows)}"
+    )
 
 
 def _history(found: Findings, scale: Scale) -> str:

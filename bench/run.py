@@ -6,12 +6,14 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from bench import chat_turns, history_page, imports, limits, migrations
+from bench import chat_turns, growth, history_page, imports, limits, migrations, sub_agents
 from bench.chat_turns import Effort, Measured, Memory, Turns
+from bench.growth import Growth
 from bench.history_page import Page
 from bench.imports import Import
 from bench.machine import Surroundings, Watch
 from bench.migrations import Commands
+from bench.sub_agents import Delegated
 from bench.system import PROVIDERS, UNLIMITED, System, running_system
 
 CALLERS: Final = (1, 16, 64)
@@ -29,6 +31,7 @@ class Scale:
     others_sessions: int
     limit_rounds: int
     import_rounds: int
+    turns_of_growth: int
 
 
 FULL: Final = Scale(
@@ -40,6 +43,7 @@ FULL: Final = Scale(
     others_sessions=1_000_000,
     limit_rounds=5,
     import_rounds=5,
+    turns_of_growth=1000,
 )
 QUICK: Final = Scale(
     turns=Effort(warm_up=8, rounds=1, turns=40, seconds=2.0),
@@ -50,6 +54,7 @@ QUICK: Final = Scale(
     others_sessions=100_000,
     limit_rounds=1,
     import_rounds=1,
+    turns_of_growth=200,
 )
 
 
@@ -59,6 +64,8 @@ class Findings:
 
     commands: Commands
     providers: dict[str, Measured]
+    delegated: dict[str, Delegated]
+    growth: Growth
     ready_seconds: float
     turns: Measured
     late_turn: Turns
@@ -80,7 +87,9 @@ def measure(scale: Scale) -> Findings:
         _say("the database's commands")
         commands = migrations.measure(system)
         system.set_limits(UNLIMITED)
-        providers = {name: _of_provider(system, name, scale.provider_turns) for name in PROVIDERS}
+        of_providers = {name: _of_provider(system, name, scale.provider_turns) for name in PROVIDERS}
+        _say("a server's memory")
+        grown = growth.measure(system, scale.turns_of_growth)
         with system.server() as server:
             _say("the history page of a user alone")
             reader = history_page.add_reader(system, server)
@@ -101,7 +110,9 @@ def measure(scale: Scale) -> Findings:
         surroundings = watch.read(besides=system.cpu_seconds())
     return Findings(
         commands=commands,
-        providers=providers,
+        providers={name: measured for name, (measured, _) in of_providers.items()},
+        delegated={name: delegated for name, (_, delegated) in of_providers.items()},
+        growth=grown,
         ready_seconds=server.ready_seconds,
         turns=turns,
         late_turn=late_turn,
@@ -117,10 +128,10 @@ def measure(scale: Scale) -> Findings:
     )
 
 
-def _of_provider(system: System, name: str, effort: Effort) -> Measured:
+def _of_provider(system: System, name: str, effort: Effort) -> tuple[Measured, Delegated]:
     _say(f"chat turns with {name}")
     with system.server(name) as server:
-        return chat_turns.measure(system, server, (1,), effort)[0]
+        return chat_turns.measure(system, server, (1,), effort)[0], sub_agents.measure(system, server, effort)
 
 
 def _say(what: str) -> None:

@@ -51,7 +51,7 @@ class System:
             return cursor.fetchall() if cursor.description else []
 
     def set_limits(self, limit: int) -> None:
-        """Gives the chat agent of all providers this limit in each window."""
+        """Gives all agents of all providers this limit in each window."""
         self.execute(
             """
             update public.admin_config
@@ -61,7 +61,7 @@ class System:
                     'perMinute', %(limit)s::integer, 'perHour', %(limit)s::integer, 'perDay', %(limit)s::integer
                 )
             )
-            where config_key like 'chat_model_agent%%'
+            where config_data ? 'rateLimit'
             """,
             {"limit": limit},
         )

@@ -13,7 +13,7 @@ from pydantic_ai.ui.vercel_ai import response_types as chunks
 
 from tests.chat_server import ChatServer
 from tests.clients.front_end import Chat, FrontEnd, Page
-from tests.emulator import Emulator, Fault, Gate, Hold, Reply, ToolCall
+from tests.emulator import Citation, Emulator, Fault, Gate, Hold, Reply, Source, ToolCall, WebSearch
 from tests.stores import PNG, file_part, uploaded
 from threadkeep import ids
 from threadkeep.turns import Replay
@@ -339,6 +339,45 @@ async def test_an_uploaded_file_goes_with_the_message_and_with_what_is_sent_agai
     assert page.errors == []
     assert page.messages[0]["parts"][0]["url"] == file["url"]
     assert [[sent.data for sent in request.attachments] for request in emulator.requests] == [[PNG], [PNG]]
+
+
+async def test_a_document_shows_while_it_is_written_and_leaves_its_tool_beside_sources_and_a_failed_one(
+    server: ChatServer, emulator: Emulator, front_end: FrontEnd
+) -> None:
+    create = {"operation": "create", "instruction": "Text: Rome\nWrite it."}
+    page_about_it = "https://example.com/rome"
+    emulator.script(
+        Reply(tool_calls=[ToolCall("documentAgent", create), ToolCall("documentAgent", create | {"operation": "fix"})]),
+        Reply(text=["# Rome\n", "Go ", "there."]),
+        Reply(tool_calls=[ToolCall("providerToolsAgent", {"input": "Rome?"})]),
+        Reply(
+            native=[WebSearch("Rome", [Source(page_about_it, "Rome")])],
+            text="Old.",
+            citations=[Citation(page_about_it, "Rome")],
+        ),
+        Reply(text="Written."),
+    )
+    chat = await front_end.open(server.url, server.token())
+
+    page = await chat.send("Write about Rome")
+
+    assert (page.status, page.errors) == ("ready", [])
+    kinds = [part["type"] for part in page.data]
+    assert kinds[:4] == ["data-kind", "data-id", "data-title", "data-clear"]
+    assert set(kinds[4:-1]) == {"data-textDelta"}
+    assert kinds[-1] == "data-finish"
+    assert "".join(part["data"] for part in page.data[4:-1]) == "# Rome\nGo there."
+    parts = page.messages[-1]["parts"]
+    assert not [part for part in parts if part["type"].startswith("data-")]
+    written, failed = [part for part in parts if part["type"] == "tool-documentAgent"]
+    assert (written["state"], written["output"]["title"]) == ("output-available", "Rome")
+    assert written["output"]["id"] == page.data[1]["data"]
+    assert failed["state"] == "output-error"
+    assert failed["errorText"]
+    [source] = [part for part in parts if part["type"] == "source-url"]
+    assert (source["url"], source["title"]) == (page_about_it, "Rome")
+    [_, answer] = await loaded(server, page)
+    assert [bare(part) for part in answer["parts"]] == [bare(part) for part in parts]
 
 
 def every_kind_of_event() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Final
 from tests.emulator.connection import HttpRequest, chunk, head
 from tests.emulator.dialect import Dialect, compact
 from tests.emulator.request import Request
-from tests.emulator.script import Reply, Usage
+from tests.emulator.script import Reply, ToolCall, Usage
 
 SSE_HEADERS: Final = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 JSON_HEADERS: Final = {"content-type": "application/json"}
@@ -20,12 +20,18 @@ JSON_HEADERS: Final = {"content-type": "application/json"}
 _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]+)"')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _GOOGLE: Final = re.compile(r"/models/([^:]+):(stream)?")
+# A question whose answer hands work to the document agent, and how each provider's requests tell what came of it.
+DELEGATING: Final = "Hand this to the document agent."
+_RESULT: Final = re.compile(
+    rb'"(function_call_output|functionResponse|function_response|tool_result)"|"role"\s*:\s*"tool"'
+)
+_CALL: Final = ToolCall("documentAgent", {"operation": "create", "instruction": "Text: A bench\nWrite it."})
 _ID: Final = re.compile(rb"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """`tokens` deltas in every answer: in one write, or `pace` seconds apart."""
+    """`tokens` deltas in every answer: in one write, or `pace` seconds apart; `DELEGATING` is answered by a call."""
 
     tokens: int = 50
     pace: float = 0.0
@@ -36,16 +42,17 @@ class FixedAnswers:
 
     def __init__(self, fixed: Fixed) -> None:
         self._fixed = fixed
-        self._made: dict[tuple[Dialect, str, bool], list[list[bytes]]] = {}
+        self._made: dict[tuple[Dialect, str, bool, bool], list[list[bytes]]] = {}
         self._nonce = secrets.token_hex(8)
         self._numbers = itertools.count()
 
     def pieces(self, dialect: Dialect, http: HttpRequest) -> list[bytes]:
         """The response to `http` in the pieces that are to be written one after the other; the first has the head."""
         model, stream = _model(http)
-        key = (dialect, model, stream)
+        calls = DELEGATING.encode() in http.body and _RESULT.search(http.body) is None
+        key = (dialect, model, stream, calls)
         if (templates := self._made.get(key)) is None:
-            templates = self._made[key] = [_split_at_ids(piece) for piece in self._make(dialect, model, stream=stream)]
+            templates = self._made[key] = [_split_at_ids(piece) for piece in self._make(*key)]
         names: dict[bytes, bytes] = {}
         return [b"".join(self._renamed(template, names)) for template in templates]
 
@@ -58,10 +65,11 @@ class FixedAnswers:
             renamed[place] = new
         return renamed
 
-    def _make(self, dialect: Dialect, model: str, *, stream: bool) -> list[bytes]:
+    def _make(self, dialect: Dialect, model: str, stream: bool, calls: bool) -> list[bytes]:
         body = {"model": model, "stream": stream, "stream_options": {"include_usage": True}}
         request = Request(provider=dialect.provider, api="responses", path="", model=model, stream=stream, body=body)
-        reply = Reply(text=[f"token {number} " for number in range(self._fixed.tokens)])
+        text = [f"token {number} " for number in range(self._fixed.tokens)]
+        reply = Reply(tool_calls=[_CALL]) if calls else Reply(text=text)
         usage = Usage(input=200, output=self._fixed.tokens)
         if not stream:
             whole = compact(dialect.whole(request, reply, usage))
