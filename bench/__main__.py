@@ -1,6 +1,6 @@
 """`python -m bench [--quick | --administration]`: measures Threadkeep on this machine, in one report in Markdown.
 
-Within six minutes, or within one with `--quick`, whose figures are coarser. Needs Linux: CPU time and memory are what
+Within seven minutes, or within two with `--quick`, whose figures are coarser. Needs Linux: CPU time and memory are what
 /proc counts. `--administration` measures the pages of administrators instead, over ten million usage rows: that takes
 some minutes more, and 5 GB of disk. Everything runs on loopback over a temporary folder, and is gone afterwards.
 """
@@ -16,7 +16,7 @@ from bench.run import FULL, QUICK, measure
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="within a minute, with coarser figures")
+    parser.add_argument("--quick", action="store_true", help="within two minutes, with coarser figures")
     parser.add_argument("--administration", action="store_true", help="the pages of administrators, with their plans")
     parser.add_argument("--rows", type=int, default=admin_pages.ROWS, help="the usage rows that these are read from")
     given = parser.parse_args()

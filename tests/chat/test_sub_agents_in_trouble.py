@@ -76,6 +76,8 @@ async def test_a_stop_while_three_agents_write_leaves_a_record_and_a_bill_of_eac
     )
     emulator.script(Reply(tool_calls=THREE, usage=Usage(input=20, output=5)), held, held, held)
     turn = asyncio.create_task(server.say({"id": "three-at-once", "message": "Write", "model": MODELS[provider]}))
+    # The first request of a process loads the provider's SDK.
+    await emulator.until(lambda: len(emulator.requests) == 4, timeout=20)
     await gate.arrived(3)
     await server.until(
         "select 1 from stream_chunks having sum((length(payload) - length(replace(payload, 'two', ''))) / 3) >= 3"
