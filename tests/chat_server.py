@@ -120,8 +120,8 @@ class ChatServer:
         return await self.rows('select * from "Message_v2" where "chatId" = %(session)s order by seq', session=session)
 
     async def until(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        """Asks until there are rows; a test that waits for nothing fails after ten seconds."""
-        async with asyncio.timeout(10):
+        """Asks until there are rows; a test that waits for nothing fails after half a minute."""
+        async with asyncio.timeout(30):
             while not (rows := await self.rows(sql, **parameters)):  # noqa: ASYNC110 - the database rings no bell
                 await asyncio.sleep(0.02)
             return rows
