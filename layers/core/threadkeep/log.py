@@ -14,7 +14,7 @@ from threadkeep.redaction import redact, redacted
 
 
 def _as_line(record: dict[str, Any]) -> str:
-    return json.dumps(redacted(record), default=_text, ensure_ascii=False)
+    return json.dumps(redacted(record), default=_text, ensure_ascii=False, separators=(",", ":"))
 
 
 def _text(value: object) -> str:
