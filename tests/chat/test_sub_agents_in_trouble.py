@@ -429,3 +429,56 @@ async def test_a_session_that_is_deleted_while_an_agent_writes_ends_quietly(
     assert answer.is_done
     usage = await server.rows("select agent_type from usage_logs")
     assert {row["agent_type"] for row in usage} >= {"chat_model_agent", "document_agent"}
+
+
+@pytest.mark.parametrize("operation", ["create", "update"])
+async def test_what_was_written_waits_for_a_database_that_is_away(
+    server: ChatServer, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    monkeypatch.setattr("threadkeep.database.WAIT_FOR_CONNECTION_SECONDS", 0.3)
+    monkeypatch.setattr("threadkeep.database.CHECK_AFTER_IDLE_SECONDS", 0.0)
+    made = await server.http.post(
+        "/api/documents", json={"title": "Old", "kind": "text", "content": "Old."}, headers=server.headers("ada")
+    )
+    gate = Gate()
+    emulator.script(
+        Reply(tool_calls=[create(operation=operation, documentId=made.json()["id"])]),
+        Reply(text=["Writ", "ten."], interruptions=[Hold(gate, after_deltas=1)]),
+        Reply(text="Done."),
+    )
+    turn = asyncio.create_task(server.say("Write"))
+    await gate.arrived()
+    [database] = await server.rows("select current_database() as name")
+    await server.rows(f'alter database "{database["name"]}" connection limit 0')
+    await server.rows(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname = current_database() and usename = 'threadkeep_api'"
+    )
+    gate.release()
+    await asyncio.sleep(1.5)
+    await server.rows(f'alter database "{database["name"]}" connection limit -1')
+
+    answer = await turn
+
+    assert answer.text == "Done."
+    assert "tool-output-error" not in answer.types
+    contents = [row["content"] for row in await server.rows('select content from "Document" order by "createdAt"')]
+    assert contents == ["Old.", "Written."]
+
+
+async def test_after_an_answer_that_broke_off_its_documents_can_be_changed(
+    server: ChatServer, emulator: Emulator
+) -> None:
+    emulator.script(
+        Reply(tool_calls=[create("Plan")]),
+        Reply(text="Go to Rome."),
+        Reply(text="", interruptions=[Fault(status=500)]),
+        Reply(text="Yes."),
+    )
+    broken = await server.say({"id": "broken-off", "message": "Write"})
+    [document] = await server.rows('select id from "Document"')
+
+    await server.say({"id": "broken-off", "message": "Make it shorter"})
+
+    assert broken.metadata["finishReason"] == "error"
+    assert str(document["id"]) in str(emulator.requests[-1].body)

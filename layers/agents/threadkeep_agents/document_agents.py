@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -44,6 +44,7 @@ from threadkeep_agents.work import Context, Work, on_record
 
 TITLE_CHARACTERS: Final = 80
 STORE_SECONDS: Final = 5.0
+STORE_AGAIN_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 _FIRST_LINE: Final = re.compile(r"\s*(text|sheet|python|diagram)\s*:[ \t]*([^\n]+)", re.IGNORECASE)
 
@@ -187,8 +188,9 @@ async def _change(assignment: Assignment) -> dict[str, Any]:
         await draft.finish()
         return _result(base, written.complaint) | {"unchanged": True}
     origin = _origin(assignment, invalid=written.complaint)
-    stored = await assignment.turn.as_user(
-        lambda user: documents.save(assignment.turn.database, user, base.id, content=written.text, origin=origin)
+    stored = await _patiently(
+        assignment.turn,
+        lambda user: documents.save(assignment.turn.database, user, base.id, content=written.text, origin=origin),
     )
     await draft.finish()
     return _result(stored, written.complaint) | _meanwhile(base, stored)
@@ -414,7 +416,7 @@ class _Creation:
             )
             return stored
 
-        return await turn.as_user(create)
+        return await _patiently(turn, create)
 
 
 @dataclass(slots=True)
@@ -566,6 +568,18 @@ def _writer(agent: str) -> Agent[TurnContext, str]:
 @cache
 def _editor(agent: str) -> Agent[TurnContext, list[SuggestedEdit]]:
     return Agent(name=agent, deps_type=TurnContext, output_type=list[SuggestedEdit])
+
+
+async def _patiently(turn: TurnContext, store: Callable[[Principal], Awaitable[Document]]) -> Document:
+    """Stores what cost a model's work, also if the database is away for a moment."""
+    for seconds in STORE_AGAIN_SECONDS:
+        try:
+            return await turn.as_user(store)
+        except ThreadkeepError as error:
+            if error.code != "unavailable:database":
+                raise
+        await asyncio.sleep(seconds)
+    return await turn.as_user(store)
 
 
 async def _in_time(storing: Any) -> None:

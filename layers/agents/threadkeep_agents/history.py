@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -213,8 +214,17 @@ def _of_row(row: dict[str, Any]) -> list[ModelMessage]:
     if row["modelMessages"]:
         messages: list[ModelMessage] = ModelMessagesTypeAdapter.validate_python(row["modelMessages"])
         return messages
-    text = "".join(part["text"] for part in row["parts"] if part["type"] == "text")
+    said = "".join(part["text"] for part in row["parts"] if part["type"] == "text")
+    text = "\n\n".join(filter(None, [said, *_made(row["parts"])]))
     return [ModelResponse(parts=[TextPart(text)])] if text else []
+
+
+def _made(parts: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The documents that an answer made before it broke off, by which the person may go on to call them."""
+    for part in parts:
+        output = part.get("output")
+        if part["type"].startswith("tool-") and isinstance(output, dict) and {"id", "kind", "version"} <= output.keys():
+            yield f"({part['type'].removeprefix('tool-')}: {json.dumps(output, ensure_ascii=False)})"
 
 
 def _has_foreign_reasoning(message: ModelMessage, provider: str) -> bool:
