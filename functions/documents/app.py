@@ -124,10 +124,10 @@ class DocumentView(VersionView):
     problems: list[ProblemView] | None = None
 
     @classmethod
-    def of(cls, document: documents.Document) -> Self:
+    async def of(cls, document: documents.Document) -> Self:
         view = cls.model_validate(document)
         if document.kind == "sheet":
-            found = sheets.parse(document.content).problems
+            found = await asyncio.to_thread(sheets.find_problems, document.content)
             view.problems = [ProblemView.model_validate(problem) for problem in found]
         return view
 
@@ -200,7 +200,7 @@ async def create_document(new: NewDocument, user: SignedIn, here: Surroundings, 
     """201 for a new one, 200 for the caller's own that began as just this one."""
     document_id = uuid4() if new.id is None else ids.document_id(new.id)
     if new.kind == "sheet":
-        sheets.check(new.content)
+        await asyncio.to_thread(sheets.check, new.content)
     document, is_new = await documents.create(
         here.database,
         user,
@@ -211,7 +211,7 @@ async def create_document(new: NewDocument, user: SignedIn, here: Surroundings, 
         session=None if new.session_id is None else ids.session_id(new.session_id, "sessionId"),
     )
     response.status_code = 201 if is_new else 200
-    return _tagged(document, response)
+    return await _tagged(document, response)
 
 
 @router.get("", summary="The newest version of each document of the caller, last changed first")
@@ -231,7 +231,7 @@ async def list_documents(
 @router.get("/{document}", summary="The newest version of a document")
 async def read_document(document: str, user: SignedIn, here: Surroundings, response: Response) -> DocumentView:
     found = await documents.read(here.database, user, ids.document_id(document), noted_as="document_view")
-    return _tagged(found, response)
+    return await _tagged(found, response)
 
 
 @router.put("/{document}", summary="Save a document as a new version")
@@ -240,11 +240,11 @@ async def save_document(
 ) -> DocumentView:
     document_id = ids.document_id(document)
     if (await documents.kind_of(here.database, user, document_id)) == "sheet":
-        sheets.check(change.content)
+        await asyncio.to_thread(sheets.check, change.content)
     saved = await documents.save(
         here.database, user, document_id, content=change.content, title=change.title, if_match=if_match
     )
-    return _tagged(saved, response)
+    return await _tagged(saved, response)
 
 
 @router.delete("/{document}", status_code=204, summary="Delete a document with its versions and suggestions")
@@ -270,7 +270,7 @@ async def read_version(
     response: Response,
 ) -> DocumentView:
     found = await documents.read(here.database, user, ids.document_id(document), version, noted_as="document_view")
-    return _tagged(found, response)
+    return await _tagged(found, response)
 
 
 @router.delete("/{document}/versions", status_code=204, summary="Delete all versions after one")
@@ -309,7 +309,7 @@ async def revert_document(
 ) -> DocumentView:
     document_id = ids.document_id(document)
     made = await documents.revert(here.database, user, document_id, revert.version, if_match=if_match)
-    return _tagged(made, response)
+    return await _tagged(made, response)
 
 
 @router.get(
@@ -361,7 +361,7 @@ async def accept_suggestions(
     return AcceptedTogetherView(
         accepted=done.accepted,
         unapplied=[UnappliedView.model_validate(one) for one in done.unapplied],
-        document=_tagged(done.document, response),
+        document=await _tagged(done.document, response),
     )
 
 
@@ -370,7 +370,7 @@ async def accept_suggestion(
     document: str, suggestion: UUID, user: SignedIn, here: Surroundings, response: Response
 ) -> AcceptedView:
     accepted, newest = await suggestions.accept(here.database, user, ids.document_id(document), suggestion)
-    return AcceptedView(suggestion=SuggestionView.model_validate(accepted), document=_tagged(newest, response))
+    return AcceptedView(suggestion=SuggestionView.model_validate(accepted), document=await _tagged(newest, response))
 
 
 @router.post("/{document}/suggestions/{suggestion}/reject", summary="Reject a suggestion")
@@ -379,9 +379,9 @@ async def reject_suggestion(document: str, suggestion: UUID, user: SignedIn, her
     return SuggestionView.model_validate(rejected)
 
 
-def _tagged(document: documents.Document, response: Response) -> DocumentView:
+async def _tagged(document: documents.Document, response: Response) -> DocumentView:
     response.headers["etag"] = entity_tag(str(document.version_id))
-    return DocumentView.of(document)
+    return await DocumentView.of(document)
 
 
 def _disposition(document: documents.Document, ending: str) -> str:

@@ -223,6 +223,91 @@ async def _unless_gone(action: Any) -> Any:
         return None
 
 
+# How many there may be
+
+
+async def fill(owner: Owner, user: Principal, documents_number: int, versions_number: int) -> UUID:
+    """So many documents of so many versions each, past the triggers; the id of one."""
+    await owner.rows("set session_replication_role = replica")
+    [one, *_] = await owner.rows(
+        """
+        insert into public."Document" (id, title, content, user_id, version_number, "createdAt")
+        select
+            md5(%(user)s || d.number)::uuid, 'A document', 'abc', %(user)s::uuid, v.number,
+            now() - interval '1 day' + v.number * interval '1 millisecond'
+        from generate_series(1, %(documents)s::integer) as d (number)
+        cross join generate_series(1, %(versions)s::integer) as v (number)
+        returning id
+        """,
+        {"user": str(user.user_id), "documents": documents_number, "versions": versions_number},
+    )
+    await owner.rows("reset session_replication_role")
+    document: UUID = one["id"]
+    return document
+
+
+async def test_no_number_of_calls_at_once_makes_more_documents_than_a_person_may_have(
+    database: Database, owner: Owner
+) -> None:
+    user = somebody()
+    await create(database, user)
+    one = await fill(owner, user, documents.MAXIMUM_DOCUMENTS - 6, 1)
+
+    results = await at_once(*[partial(create, database, user, "x")] * 20)
+
+    assert refusals(results) == {"conflict:documents"}
+    assert sum(isinstance(result, Document) for result in results) == 5
+    firsts = 'select count(*) from public."Document" where version_number = 1'
+    assert await owner.number(firsts) == documents.MAXIMUM_DOCUMENTS
+    await documents.save(database, user, one, content="An old one goes on")
+    await create(database, somebody(), "Somebody else's")
+    await documents.delete(database, user, one)
+    await create(database, user, "There is room again")
+
+
+async def test_no_number_of_calls_at_once_makes_more_versions_than_a_document_may_have(
+    database: Database, owner: Owner
+) -> None:
+    user = somebody()
+    await create(database, user)
+    document = await fill(owner, user, 1, documents.MAXIMUM_VERSIONS - 5)
+    suggestion = await suggestions.add(database, user, document, original_text="abc", suggested_text="x", version=1)
+
+    results = await at_once(*[partial(documents.save, database, user, document, content="abc")] * 20)
+
+    assert refusals(results) == {"conflict:versions"}
+    assert sorted(result.version for result in results if isinstance(result, Document)) == list(
+        range(documents.MAXIMUM_VERSIONS - 4, documents.MAXIMUM_VERSIONS + 1)
+    )
+    for action in (
+        partial(documents.revert, database, user, document, 1),
+        partial(suggestions.accept, database, user, document, suggestion.id),
+        partial(suggestions.accept_all, database, user, document),
+    ):
+        with pytest.raises(ThreadkeepError) as error:
+            await action()
+        assert error.value.code == "conflict:versions"
+    assert await owner.number('select count(*) from public."Suggestion" where not "isResolved"') == 1
+    await documents.delete_later(database, user, document, documents.MAXIMUM_VERSIONS - 1)
+    assert (await suggestions.accept(database, user, document, suggestion.id))[1].content == "x"
+
+
+async def test_no_number_of_calls_at_once_leaves_more_suggestions_open_than_a_document_may_have(
+    database: Database,
+) -> None:
+    user = somebody()
+    document = await create(database, user, "abc")
+    add = partial(suggestions.add, database, user, document.id, original_text="b", suggested_text="x")
+    made = [await add() for _ in range(suggestions.MAXIMUM_OPEN - 5)]
+
+    results = await at_once(*[add] * 20)
+
+    assert refusals(results) == {"conflict:suggestions"}
+    assert sum(isinstance(result, Suggestion) for result in results) == 5
+    await suggestions.reject(database, user, document.id, made[0].id)
+    await add()
+
+
 # At the size that they grow to
 
 
@@ -294,8 +379,22 @@ async def test_text_that_postgresql_does_not_store_is_refused(database: Database
     with pytest.raises(ThreadkeepError) as error:
         await documents.save(database, user, document.id, content=content)
     assert error.value.code == "invalid:api"
+    for original, suggested, description in ((content, "a", None), ("a", content, None), ("a", "b", content)):
+        with pytest.raises(ThreadkeepError) as error:
+            await suggestions.add(
+                database,
+                user,
+                document.id,
+                original_text=original,
+                suggested_text=suggested,
+                description=description,
+            )
+        assert error.value.code == "invalid:api"
     with pytest.raises(ThreadkeepError) as error:
-        await suggestions.add(database, user, document.id, original_text="a", suggested_text=content)
+        await documents.save(database, user, document.id, content="a", title=content)
+    assert error.value.code == "invalid:api"
+    with pytest.raises(ThreadkeepError) as error:
+        await documents.create(database, user, uuid4(), title=content, kind="text", content="a")
     assert error.value.code == "invalid:api"
 
 
@@ -375,11 +474,13 @@ def test_what_the_csv_module_writes_is_a_sheet_and_reads_the_same(rows: list[lis
     written = io.StringIO(newline="")
     csv.writer(written, lineterminator=line_end, quoting=csv.QUOTE_ALL).writerows(rows)
     assert sheets.parse(written.getvalue()) == sheets.Sheet(rows, [])
+    assert sheets.find_problems(written.getvalue()) == []
 
 
 @given(st.text(alphabet='ab,"\n\r', max_size=30))
 def test_any_text_has_problems_at_places_that_are_there(content: str) -> None:
     found = sheets.parse(content)
+    assert sheets.find_problems(content) == found.problems
     lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for problem in found.problems:
         assert 1 <= problem.line <= len(lines)
@@ -411,6 +512,23 @@ def test_what_is_wrong_with_a_sheet_is_said_where_it_is(content: str, problems: 
 
 def test_of_a_sheet_with_many_problems_the_first_20_are_said() -> None:
     assert len(sheets.parse("a,b\n" + "1\n" * 100).problems) == 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,b\n" * 260_000,
+        "\n" * 1_000_000,
+        '"' * 1_000_000,
+        ',"' * 500_000,
+        ',""' * 340_000,
+        '"a ""b"", c",1\n' * 60_000,
+    ],
+)
+def test_a_regular_sheet_of_a_megabyte_is_found_to_be_one_quickly(content: str) -> None:
+    started = time.perf_counter()
+    assert sheets.find_problems(content) == []
+    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("content", ["a,b\n" * 260_000, '"' * 1_000_000, '"a""\n' * 200_000, "a," * 500_000])

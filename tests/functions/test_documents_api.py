@@ -197,8 +197,11 @@ async def test_a_document_has_a_megabyte_and_not_a_byte_more(api: httpx.AsyncCli
 async def test_a_document_is_nobody_elses_in_any_position(
     api: httpx.AsyncClient, owner: Owner, settings: Settings
 ) -> None:
-    document = await made(api, "one", id="hers")
-    session = await session_of(owner, document)
+    started = await made(api, "one")
+    session = await session_of(owner, started)
+    # That everybody may read the chat says nothing about what came out of it.
+    await owner.rows("update public.\"Chat\" set visibility = 'public'")
+    document = await made(api, "one", id="hers", sessionId=session)
     suggestion = await suggested(api, document, "one", "two")
     path = f"/api/documents/{document['id']}"
     calls: list[tuple[str, str, Any]] = [
@@ -607,6 +610,123 @@ async def test_a_malformed_id_is_said_to_be_one(
     api: httpx.AsyncClient, document: str, method: str, suffix: str
 ) -> None:
     assert wrong_fields(await api.request(method, f"/api/documents/{document}{suffix}", headers=ADA)) == ["id"]
+
+
+# Text that PostgreSQL does not store
+
+NO_TEXT = {
+    "U+0000": rb'"a\u0000b"',
+    "a half of a pair": rb'"\ud800"',
+    "the other half": rb'"b\uDFFFb"',
+    "halves in the wrong order": rb'"\ude00\ud83d"',
+    "a raw U+0000": b'"a\0b"',
+    "no UTF-8": b'"a\xffb"',
+    "a half of a pair in UTF-8": b'"\xed\xa0\x80"',
+}
+FIELDS = [
+    ("POST", "", b'{"title": %s}'),
+    ("POST", "", b'{"title": "Trains", "content": %s}'),
+    ("POST", "", b'{"title": "Trains", "content": %s, "kind": "sheet"}'),
+    ("POST", "", b'{"title": "Trains", "id": %s}'),
+    ("POST", "", b'{"title": "Trains", "kind": %s}'),
+    ("POST", "", b'{"title": "Trains", "sessionId": %s}'),
+    ("POST", "", b'{"title": "Trains", %s: "x"}'),
+    ("PUT", "/x", b'{"content": %s}'),
+    ("PUT", "/x", b'{"content": "two", "title": %s}'),
+    ("POST", "/x/revert", b'{"version": %s}'),
+    ("POST", "/x/suggestions", b'{"originalText": %s, "suggestedText": "two"}'),
+    ("POST", "/x/suggestions", b'{"originalText": "one", "suggestedText": %s}'),
+    ("POST", "/x/suggestions", b'{"originalText": "one", "suggestedText": "two", "description": %s}'),
+]
+PLACES = [
+    ("GET", "?sessionId=%s"),
+    ("GET", "?kind=%s"),
+    ("GET", "?limit=%s"),
+    ("GET", "?cursor=%s"),
+    *[(method, "/%s") for method in ("GET", "PUT", "DELETE")],
+    ("GET", "/%s/versions"),
+    ("GET", "/x/versions?cursor=%s"),
+    ("GET", "/x/versions/%s"),
+    ("DELETE", "/x/versions?after=%s"),
+    ("GET", "/x/diff?from=%s&to=1"),
+    ("GET", "/x/diff?from=1&to=%s"),
+    ("POST", "/%s/revert"),
+    ("GET", "/%s/export"),
+    ("GET", "/x/suggestions?state=%s"),
+    ("GET", "/x/suggestions?cursor=%s"),
+    ("POST", "/%s/suggestions"),
+    ("POST", "/%s/suggestions/accept"),
+    *[("POST", f"/x/suggestions/%s/{verb}") for verb in ("accept", "reject")],
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), FIELDS, ids=[f"{m} {p} {b.decode()}" for m, p, b in FIELDS])
+async def test_no_field_takes_text_that_cannot_be_stored(
+    api: httpx.AsyncClient, owner: Owner, method: str, path: str, body: bytes
+) -> None:
+    await made(api, "one", id="x")
+    for name, text in NO_TEXT.items():
+        answer = await api.request(
+            method,
+            f"/api/documents{path}",
+            headers=ADA | {"content-type": "application/json"},
+            content=body.replace(b"%s", text),
+        )
+        assert problem(answer) in [(400, "bad_request:api"), (422, "invalid:api")], name
+    assert await owner.number('select count(*) from public."Document"') == 1
+    assert await owner.number('select count(*) from public."Suggestion"') == 0
+
+
+@pytest.mark.parametrize(("method", "path"), PLACES, ids=[" ".join(place) for place in PLACES])
+async def test_no_address_takes_text_that_is_none(api: httpx.AsyncClient, method: str, path: str) -> None:
+    await made(api, "one", id="x")
+    bodies: dict[str, Any] = {
+        "PUT": {"content": "two"},
+        "/%s/revert": {"version": 1},
+        "/%s/suggestions": {"originalText": "one", "suggestedText": "two"},
+    }
+    for text in ("%00", "a%00b", "%FF", "%ED%A0%80", "%ED%B0%80x", "%F0%9F%98%80", "%E2%80%A8"):
+        where = f"/api/documents{path.replace('%s', text)}"
+        answer = await api.request(method, where, headers=ADA, json=bodies.get(path, bodies.get(method)))
+        assert problem(answer) == (422, "invalid:api"), text
+    newest = (await api.get("/api/documents/x", headers=ADA)).json()
+    assert (newest["version"], newest["content"]) == (1, "one")
+
+
+@pytest.mark.parametrize("tag", [b'"a\xffb"', b'"\xed\xa0\x80"', b'"\xc3\xbc"'], ids=str)
+async def test_a_condition_that_is_no_text_matches_nothing(api: httpx.AsyncClient, tag: bytes) -> None:
+    await made(api, "one", id="x")
+    headers: Any = [(name.encode(), value.encode()) for name, value in ADA.items()] + [(b"if-match", tag)]
+    answer = await api.put("/api/documents/x", headers=headers, json={"content": "two"})
+    assert problem(answer) == (412, "precondition_failed:document")
+
+
+@pytest.mark.parametrize(
+    ("escaped", "text"),
+    [
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"\\u0000 \\ud800"', r"\u0000 \ud800"),
+        (rb'"\u0001\u007f\u2028\ufffe\uffff"', "\x01\x7f\u2028\ufffe\uffff"),
+        ('"\u202e\u0301\U0010ffff"'.encode(), "\u202e\u0301\U0010ffff"),
+    ],
+)
+async def test_all_other_text_is_kept_as_it_is_and_exported(api: httpx.AsyncClient, escaped: bytes, text: str) -> None:
+    headers = ADA | {"content-type": "application/json"}
+    body = b'{"title": ' + escaped + b', "content": ' + escaped + b"}"
+    answer = await api.post("/api/documents", headers=headers, content=body)
+    assert answer.status_code == 201
+    assert (answer.json()["title"], answer.json()["content"]) == (text, text)
+    path = f"/api/documents/{answer.json()['id']}"
+    suggestion = (
+        b'{"originalText": ' + escaped + b', "suggestedText": ' + escaped + b', "description": ' + escaped + b"}"
+    )
+    made_of_it = await api.post(f"{path}/suggestions", headers=headers, content=suggestion)
+    assert (made_of_it.status_code, made_of_it.json()["description"]) == (201, text)
+    exported = await api.get(f"{path}/export", headers=ADA)
+    assert exported.content == text.encode()
+    name = exported.headers["content-disposition"]
+    assert name.isascii()
+    assert name.isprintable()
 
 
 # On Lambda

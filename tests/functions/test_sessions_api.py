@@ -18,7 +18,7 @@ from functions.sessions import app
 from tests.aws import LambdaContext, recorded
 from tests.crowd import Owner, begin, finish, somebody
 from tests.providers import OTHER_ISSUER, bearer
-from threadkeep import ids
+from threadkeep import documents, ids, suggestions
 from threadkeep.database import Database
 from threadkeep.guests import issue_guest
 from threadkeep.identity import Authenticator, user_id_of
@@ -682,6 +682,30 @@ async def test_an_export_that_is_too_large_says_what_to_do(api: httpx.AsyncClien
     await say(owner, session, *["x" * 1_500_000] * 3)
     answer = await api.get(f"/api/sessions/{session}/export", headers=ADA)
     assert problem(answer) == (413, "too_large:export")
+
+
+@pytest.mark.parametrize("file_format", ["markdown", "json"])
+async def test_no_export_of_a_public_session_holds_its_documents(
+    api: httpx.AsyncClient, database: Database, settings: Settings, file_format: str
+) -> None:
+    ada = somebody(user_id_of(settings, OTHER_ISSUER, "ada"))
+    run = await begin(database, ada)
+    await finish(database, user_id_of(settings, OTHER_ISSUER, "ada"), run)
+    document, _ = await documents.create(
+        database, ada, uuid4(), title="Secret title", kind="text", content="Secret text", session=run.session
+    )
+    suggestion = await suggestions.add(
+        database, ada, document.id, original_text="text", suggested_text="Secret suggestion"
+    )
+    await api.patch(f"/api/sessions/{run.session}", headers=ADA, json={"visibility": "public"})
+    guest = {"authorization": f"Bearer {issue_guest(settings).token}"}
+
+    for reader in (ADA, GRACE, ADMINISTRATOR, guest, NOBODY):
+        answer = await api.get(f"/api/sessions/{run.session}/export?format={file_format}", headers=reader)
+        assert answer.status_code == 200
+        assert "Hello" in answer.text
+        for hidden in ("Secret", str(document.id), str(document.version_id), str(suggestion.id)):
+            assert hidden not in answer.text
 
 
 async def test_an_export_has_one_of_two_formats(api: httpx.AsyncClient) -> None:

@@ -542,7 +542,7 @@ async def _complaint(kind: Kind, text: str) -> str | None:
     elif kind == "mermaid code":
         problem = await check_mermaid(text)
     elif kind == "sheet":
-        found = sheets.parse(text).problems
+        found = await asyncio.to_thread(sheets.find_problems, text)
         problem = Problem(found[0].message, found[0].line, found[0].column) if found else None
     return str(problem) if problem else None
 

@@ -30,6 +30,9 @@ IfMatch = Sequence[UUID] | None
 
 MAXIMUM_CONTENT_BYTES: Final = 1024 * 1024
 MAXIMUM_TITLE_CHARACTERS: Final = 200
+# As in private.next_document_version, which refuses more.
+MAXIMUM_DOCUMENTS: Final = 10_000
+MAXIMUM_VERSIONS: Final = 10_000
 LARGEST_VERSION: Final = 2**31 - 1
 
 
@@ -119,8 +122,10 @@ async def create(
     """The newest version of the user's document of this id, and whether this call made the document.
 
     A document that began as exactly this one stays as it is. Raises `conflict:document` if it began otherwise,
-    `not_found:document` for somebody else's id, `not_found:session`, and `too_large:document` past 1 MB.
+    `conflict:documents` past 10,000 of them, `not_found:document` for somebody else's id, `not_found:session`, and
+    `too_large:document` past 1 MB.
     """
+    check_text(title, "title")
     check_content(content)
     create: Final = """
         select made.created, case when made.created then private.log_user_activity(%(document_made)s) end
@@ -279,9 +284,10 @@ async def save(
 ) -> Document:
     """A new version of the user's document; without a title it keeps the one it has.
 
-    Raises `not_found:document`, `precondition_failed:document` with the newest version as `current`, and
-    `too_large:document` past 1 MB.
+    Raises `not_found:document`, `precondition_failed:document` with the newest version as `current`,
+    `conflict:versions` past 10,000 of them, and `too_large:document` past 1 MB.
     """
+    check_text(title, "title")
     check_content(content)
     save: Final = """
         select private.save_document(
@@ -339,16 +345,23 @@ async def delete_later(
     await _delete_after(database, user, document, after, if_match)
 
 
-def check_content(content: str, field: str = "content") -> None:
+def check_content(content: str) -> None:
     """Raises `too_large:document` past 1 MB, and `invalid:api` for what PostgreSQL stores in no text."""
-    try:
-        size = len(content.encode())
-    except UnicodeEncodeError:
-        size, content = 0, "\0"
-    if "\0" in content:
-        raise invalid(field, "Text may not hold U+0000 or unpaired surrogates.")
-    if size > MAXIMUM_CONTENT_BYTES:
+    check_text(content, "content")
+    if len(content.encode()) > MAXIMUM_CONTENT_BYTES:
         raise ThreadkeepError("too_large:document")
+
+
+def check_text(text: str | None, field: str) -> None:
+    """Raises `invalid:api` for what PostgreSQL stores in no text; a model writes it as well as a person does."""
+    if text is None:
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = "\0"
+    if "\0" in text:
+        raise invalid(field, "Text may not hold U+0000 or unpaired surrogates.")
 
 
 async def _changed(

@@ -67,6 +67,11 @@ SENTENCES: Final = {
     "conflict:account": "Nobody can disable or enable their own account.",
     "conflict:chat": "This session is answering another message. Wait for it, or stop it first.",
     "conflict:document": "A document with this id and other content is already there.",
+    "conflict:documents": "You have 10,000 documents. Delete some first.",
+    "conflict:versions": (
+        "The document has 10,000 versions. Delete its later ones (DELETE /api/documents/{id}/versions?after=), or go on"
+        " in a new document."
+    ),
     "conflict:configuration": "No seed of this configuration is known here. Put another one in its place instead.",
     "conflict:model": "A model with this id and other content is already there.",
     "conflict:suggestion": "The text that this suggestion changes is not in the document exactly once any more.",

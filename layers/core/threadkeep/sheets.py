@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 
 from threadkeep.errors import FieldError, ThreadkeepError
@@ -16,6 +17,7 @@ MAXIMUM_PROBLEMS: Final = 20
 _QUOTED: Final = re.compile(r'"((?:[^"]|"")*+)"')
 _PLAIN: Final = re.compile(r"[^,\r\n]*")
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
+_WHOLE_QUOTED: Final = re.compile(r'(?<![^,\r\n])"[^"]*+(?:""[^"]*+)*+"(?![^,\r\n])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,7 @@ class Sheet:
 
 def check(content: str) -> None:
     """Raises `invalid:api` with each problem as a field error of `content`, and in `problems` by line and column."""
-    problems = parse(content).problems
-    if problems:
+    if problems := find_problems(content):
         raise ThreadkeepError(
             "invalid:api",
             "The sheet is not valid CSV.",
@@ -54,6 +55,11 @@ def check(content: str) -> None:
         )
 
 
+def find_problems(content: str) -> list[SheetProblem]:
+    """At most 20 problems of a sheet in their order; a megabyte takes 0.2 s if there are none, else seconds."""
+    return [] if _is_regular(content) else parse(content).problems
+
+
 def parse(content: str) -> Sheet:
     """The cells of a sheet, and what is wrong with it; a row is as long as the first one, an empty sheet has none."""
     reader = _Reader(content)
@@ -61,6 +67,15 @@ def parse(content: str) -> Sheet:
     while not reader.is_at_end and len(reader.problems) < MAXIMUM_PROBLEMS:
         rows.append(reader.row(len(rows[0]) if rows else None))
     return Sheet(rows, sorted(reader.problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def _is_regular(content: str) -> bool:
+    """Whether there is nothing wrong with it, told without reading it cell by cell."""
+    plain = _WHOLE_QUOTED.sub("x", content) if '"' in content else content
+    if '"' in plain:
+        return False
+    lines = plain.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    return len(set(map(str.count, lines, repeat(",")))) == 1
 
 
 class _Reader:

@@ -102,8 +102,9 @@ async def add(
     Raises `not_found:document`, `not_found:version`, `invalid:api` unless the original text is in that version
     exactly once, and `conflict:suggestions` if 200 of them are open.
     """
-    documents.check_content(original_text, "originalText")
-    documents.check_content(suggested_text, "suggestedText")
+    documents.check_text(original_text, "originalText")
+    documents.check_text(suggested_text, "suggestedText")
+    documents.check_text(description, "description")
     add: Final = """
         select added.place, case when added.place > 0 then private.log_user_activity(%(activity)s) end
         from private.add_suggestion(
@@ -167,8 +168,8 @@ async def accept(database: Database, user: Principal, document: UUID, suggestion
     """Applies a suggestion to the newest version, as a version; the suggestion, and the document's newest version.
 
     One that was accepted before changes nothing. Raises `not_found:document`, `not_found:suggestion`,
-    `conflict:resolution` if it was rejected, and `conflict:suggestion`, with the newest version as `current`, unless
-    its original text is there exactly once.
+    `conflict:resolution` if it was rejected, `conflict:suggestion`, with the newest version as `current`, unless its
+    original text is there exactly once, and what a save raises if there is no room for another version.
     """
     values = _values(user, document, suggestion) | {"activity": _note_of_acceptance(database, document)}
     outcomes, found = await database.run(user, (_ACCEPT, values), (_READ, values))
@@ -182,7 +183,7 @@ async def accept(database: Database, user: Principal, document: UUID, suggestion
 async def accept_all(database: Database, user: Principal, document: UUID) -> AcceptedTogether:
     """Applies all open suggestions, oldest first, as one version; those that do not fit any more stay open.
 
-    Raises `not_found:document`.
+    Raises `not_found:document`, and what a save raises if there is no room for another version.
     """
     note = _note_of_acceptance(database, document)
     rows = await database.rows(user, _ACCEPT, _values(user, document) | {"activity": note})
