@@ -1,22 +1,24 @@
-"""`python -m bench [--quick | --administration]`: measures Threadkeep on this machine, in one report in Markdown.
+"""`python -m bench [--quick] [--documents | --administration]`: measures Threadkeep on this machine, as Markdown.
 
 Within seven minutes, or within two with `--quick`, whose figures are coarser. Needs Linux: CPU time and memory are what
-/proc counts. `--administration` measures the pages of administrators instead, over ten million usage rows: that takes
-some minutes more, and 5 GB of disk. Everything runs on loopback over a temporary folder, and is gone afterwards.
+/proc counts. `--documents` measures documents alone, and `--administration` the pages of administrators instead, over
+ten million usage rows: that takes some minutes more, and 5 GB of disk. Everything runs on loopback over a temporary
+folder, and is gone afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from bench import admin_pages
+from bench import admin_pages, document_calls
 from bench.report import report
-from bench.run import FULL, QUICK, measure
+from bench.run import FULL, QUICK, measure, measure_documents
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="within two minutes, with coarser figures")
+    parser.add_argument("--documents", action="store_true", help="only what is about documents")
     parser.add_argument("--administration", action="store_true", help="the pages of administrators, with their plans")
     parser.add_argument("--rows", type=int, default=admin_pages.ROWS, help="the usage rows that these are read from")
     given = parser.parse_args()
@@ -24,6 +26,9 @@ def main() -> None:
         admin_pages.measure(given.rows, with_plans=True)
         return
     scale = QUICK if given.quick else FULL
+    if given.documents:
+        print(document_calls.section(measure_documents(scale)))
+        return
     print(report(measure(scale), scale))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench import document_calls
 from bench.chat_turns import Turns
 from bench.figures import table
 from bench.growth import CALLERS as GROWTH_CALLERS
@@ -37,6 +38,7 @@ def report(found: Findings, scale: Scale) -> str:
             _delegated(found),
             _history(found, scale),
             _limits(found),
+            document_calls.section(found.documents),
             _commands(found),
             _imports(found),
             _comparison(found, scale),

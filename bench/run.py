@@ -6,15 +6,16 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from bench import chat_turns, growth, history_page, imports, limits, migrations, sub_agents
+from bench import chat_turns, document_calls, growth, history_page, imports, limits, migrations, sub_agents
 from bench.chat_turns import Effort, Measured, Memory, Turns
+from bench.document_calls import Call
 from bench.growth import Growth
 from bench.history_page import Page
 from bench.imports import Import
 from bench.machine import Surroundings, Watch
 from bench.migrations import Commands
 from bench.sub_agents import Delegated
-from bench.system import PROVIDERS, UNLIMITED, System, running_system
+from bench.system import PROVIDERS, UNLIMITED, Server, System, running_system
 
 CALLERS: Final = (1, 16, 64)
 
@@ -30,6 +31,8 @@ class Scale:
     pages: int
     others_sessions: int
     limit_rounds: int
+    document_rounds: int
+    document_calls: int
     import_rounds: int
     turns_of_growth: int
 
@@ -42,6 +45,8 @@ FULL: Final = Scale(
     pages=300,
     others_sessions=1_000_000,
     limit_rounds=5,
+    document_rounds=3,
+    document_calls=200,
     import_rounds=5,
     turns_of_growth=1000,
 )
@@ -53,6 +58,8 @@ QUICK: Final = Scale(
     pages=200,
     others_sessions=100_000,
     limit_rounds=1,
+    document_rounds=1,
+    document_calls=100,
     import_rounds=1,
     turns_of_growth=200,
 )
@@ -71,6 +78,7 @@ class Findings:
     late_turn: Turns
     memory: Memory
     passed: list[int]
+    documents: dict[str, Call]
     page_alone: Page
     page_among_others: Page
     turn_alone: Turns
@@ -99,6 +107,8 @@ def measure(scale: Scale) -> Findings:
             late_turn = chat_turns.measure_late(system, server, scale.comparison_turns)
             _say("limits")
             passed = limits.measure(system, server, scale.limit_rounds)
+            _say("documents")
+            documents = _documents(system, server, scale)
             turn_alone = chat_turns.measure(system, server, (1,), scale.comparison_turns)[0].second[1]
             _say(f"filling in {scale.others_sessions:,} sessions of others")
             history_page.add_others(system, scale.others_sessions)
@@ -118,6 +128,7 @@ def measure(scale: Scale) -> Findings:
         late_turn=late_turn,
         memory=memory,
         passed=passed,
+        documents=documents,
         page_alone=page_alone,
         page_among_others=page_among,
         turn_alone=turn_alone,
@@ -126,6 +137,18 @@ def measure(scale: Scale) -> Findings:
         postgres=postgres,
         surroundings=surroundings,
     )
+
+
+def measure_documents(scale: Scale) -> dict[str, Call]:
+    """The part of a run that is about documents."""
+    with running_system() as system:
+        migrations.measure(system)
+        with system.server() as server:
+            return _documents(system, server, scale)
+
+
+def _documents(system: System, server: Server, scale: Scale) -> dict[str, Call]:
+    return document_calls.measure(system, server, rounds=scale.document_rounds, calls=scale.document_calls)
 
 
 def _of_provider(system: System, name: str, effort: Effort) -> tuple[Measured, Delegated]:
