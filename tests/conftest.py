@@ -8,6 +8,7 @@ import pytest
 
 from tests import databases
 from tests.databases import DatabaseServer
+from tests.pooler import Pooler, running_pooler
 
 pytest_plugins = ["tests.aws", "tests.emulator.fixtures", "tests.crowd", "tests.logs", "tests.stores"]
 
@@ -19,6 +20,13 @@ def postgres_server() -> Iterator[DatabaseServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def pooler(postgres_server: DatabaseServer) -> Iterator[Pooler]:
+    """The PgBouncer of the whole run, with four connections to each database."""
+    with running_pooler(postgres_server) as pooler:
+        yield pooler
+
+
 @pytest.fixture
 def database_url(postgres_server: DatabaseServer) -> Iterator[str]:
     """A database of this test's own with all of `sql/` applied, as its owner and superuser."""
@@ -28,9 +36,20 @@ def database_url(postgres_server: DatabaseServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def api_database_url(postgres_server: DatabaseServer, database_url: str) -> str:
-    """The same database, as the login role of the functions."""
-    return postgres_server.dsn(databases.database_of(database_url), databases.API_ROLE)
+def api_database_url(request: pytest.FixtureRequest, postgres_server: DatabaseServer, database_url: str) -> str:
+    """The same database, as the login role of the functions; through a pooler as well where a test is so marked."""
+    name = databases.database_of(database_url)
+    if getattr(request, "param", "direct") == "direct":
+        return postgres_server.dsn(name, databases.API_ROLE)
+    pooler: Pooler = request.getfixturevalue("pooler")
+    return pooler.dsn(name)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test marked `also_behind_a_pooler` a second time through PgBouncer, if it uses the functions' address."""
+    marked = metafunc.definition.get_closest_marker("also_behind_a_pooler")
+    if marked and "api_database_url" in metafunc.fixturenames:
+        metafunc.parametrize("api_database_url", ["direct", "pooled"], indirect=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,7 +18,10 @@ Side = Literal["client", "server"]
 
 
 class Proxy:
-    """Counts round trips: each time a client speaks first, or after the server did, over all connections."""
+    """Counts round trips: each time a client speaks first, or after the server did, over all connections.
+
+    `last_sent` ends with what a client sent last.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = conninfo_to_dict(target)
@@ -26,6 +29,7 @@ class Proxy:
         self.url = ""
         self.connections = 0
         self.round_trips = 0
+        self.last_sent = b""
 
     def reset(self) -> None:
         """Counts from 0 again; the connections stay."""
@@ -85,6 +89,8 @@ class Proxy:
                 elif last[0] == "server":
                     self.round_trips += 1
                 last[0] = side
+                if side == "client":
+                    self.last_sent = data
                 writer.write(data)
                 await writer.drain()
 

@@ -22,6 +22,8 @@ from threadkeep_agents import keeper
 from threadkeep_agents.conversations import Conversations
 from threadkeep_agents.providers import Providers
 
+pytestmark = pytest.mark.also_behind_a_pooler
+
 PROVIDERS = ("google", "openai", "anthropic")
 
 

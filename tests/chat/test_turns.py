@@ -14,6 +14,8 @@ from tests.emulator import Emulator, Reply, ToolCall, Usage
 from tests.round_trips import counted
 from threadkeep_agents import keeper
 
+pytestmark = pytest.mark.also_behind_a_pooler
+
 PROVIDERS = ("google", "openai", "anthropic")
 
 

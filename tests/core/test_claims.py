@@ -18,6 +18,8 @@ from threadkeep.guests import GuestToken, issue_guest
 from threadkeep.identity import SERVICE, Principal
 from threadkeep.settings import Settings
 
+pytestmark = pytest.mark.also_behind_a_pooler
+
 ADDRESS = "192.0.2.7"
 
 # One row of each table that has a user.

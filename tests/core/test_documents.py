@@ -56,6 +56,7 @@ async def one_chain(owner: Owner, document: UUID) -> list[dict[str, Any]]:
 # At once
 
 
+@pytest.mark.also_behind_a_pooler
 async def test_8_writers_of_50_saves_each_lose_none(database: Database, owner: Owner) -> None:
     user = somebody()
     document = await create(database, user)
@@ -75,6 +76,7 @@ async def test_8_writers_of_50_saves_each_lose_none(database: Database, owner: O
         assert own == [f"{writer}-{number}" for number in range(SAVES)]
 
 
+@pytest.mark.also_behind_a_pooler
 async def test_writers_who_ask_for_the_newest_all_get_through_and_overwrite_nothing(
     database: Database, owner: Owner
 ) -> None:
@@ -99,6 +101,7 @@ async def test_writers_who_ask_for_the_newest_all_get_through_and_overwrite_noth
     assert [version["content"] for version in versions] == [f"{number}" for number in range(17)]
 
 
+@pytest.mark.also_behind_a_pooler
 async def test_an_agent_that_streams_while_a_person_saves_loses_neither(database: Database, owner: Owner) -> None:
     user = somebody()
     document = await create(database, user)
@@ -125,6 +128,7 @@ async def test_an_agent_that_streams_while_a_person_saves_loses_neither(database
     }
 
 
+@pytest.mark.also_behind_a_pooler
 async def test_suggestions_accepted_at_once_are_each_applied_once(database: Database, owner: Owner) -> None:
     user = somebody()
     document = await create(database, user, " ".join(f"<{number}>" for number in range(12)))
@@ -145,6 +149,7 @@ async def test_suggestions_accepted_at_once_are_each_applied_once(database: Data
     assert sorted(applied) == sorted(str(suggestion.id) for suggestion in made)
 
 
+@pytest.mark.also_behind_a_pooler
 async def test_saves_and_deletions_of_document_session_and_account_end_in_one_or_the_other(
     database: Database, owner: Owner
 ) -> None:

@@ -21,6 +21,8 @@ from threadkeep.guests import GuestToken
 from threadkeep.identity import Principal
 from threadkeep.settings import Settings
 
+pytestmark = pytest.mark.also_behind_a_pooler
+
 ADDRESS = "192.0.2.7"
 
 

@@ -64,6 +64,16 @@ async def test_a_refusal_is_one_round_trip(warm: Database, proxy: Proxy) -> None
     assert (proxy.round_trips, proxy.connections) == (2, 0)
 
 
+async def test_nothing_follows_the_end_of_a_unit(warm: Database, proxy: Proxy) -> None:
+    """A pooler would give a connection to what follows, and wait for the rest of it."""
+    sync = b"S\x00\x00\x00\x04"
+    await warm.rows(SERVICE, "select 1")
+    assert proxy.last_sent.endswith(sync)
+    with pytest.raises(ThreadkeepError):
+        await warm.run(SERVICE, ("select private.fail('TK404', 'not_found:session')", {}))
+    assert proxy.last_sent.endswith(sync)
+
+
 async def test_each_read_and_change_of_sessions_is_one_round_trip(warm: Database, proxy: Proxy) -> None:
     user, session = somebody(), uuid4()
     await sessions.create(warm, user, session, title="Hello", visibility="public", guest_address=None, new_guest=False)

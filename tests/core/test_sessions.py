@@ -21,6 +21,8 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
 from threadkeep.sessions import OwnSession
 
+pytestmark = pytest.mark.also_behind_a_pooler
+
 
 async def create(database: Database, user: Principal, session: UUID | None = None) -> OwnSession:
     made, _ = await sessions.create(

@@ -24,6 +24,8 @@ from threadkeep.settings import Settings
 from threadkeep.storage import DiskStorage, storage_of
 from threadkeep.upkeep import KindReport, Report
 
+pytestmark = pytest.mark.also_behind_a_pooler
+
 ADDRESS = "192.0.2.7"
 
 

@@ -20,8 +20,9 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import AdaptContext, Buffer
+from psycopg.abc import AdaptContext, Buffer, PQGen
 from psycopg.adapt import Loader
+from psycopg.generators import send
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -120,6 +121,7 @@ class Database:
 
     async def _run_once(self, actor: Actor, statements: tuple[Statement, ...], require_active: bool) -> list[Rows]:
         async with self._connection() as connection:
+            connection._pipeline = _Unit(connection)
             async with connection.pipeline():
                 await connection.execute(_BECOME, {"role": actor.role, "claims": actor.claims})
                 if require_active and actor.role == "authenticated":
@@ -140,6 +142,19 @@ class Database:
         """Asks a connection that lay idle whether it still lives; one used a moment ago is believed."""
         if time.monotonic() - self._last_used.get(connection, 0.0) > CHECK_AFTER_IDLE_SECONDS:
             await AsyncConnectionPool.check_connection(connection)
+
+
+class _Unit(psycopg.AsyncPipeline):
+    """A pipeline whose end is a Sync and nothing after it.
+
+    The driver sends a Flush as well. When that reaches a transaction pooler after it has answered the Sync, it takes
+    it for the beginning of another transaction, and holds a server's connection for as long as this client idles.
+    """
+
+    def _fetch_gen(self, *, flush: bool) -> PQGen[None]:
+        if flush and self.result_queue:
+            yield from send(self.pgconn)
+        yield from super()._fetch_gen(flush=False)
 
 
 class _UtcLoader(Loader):
