@@ -71,23 +71,21 @@ async def test_neither_role_nor_claims_stay_on_a_shared_connection(narrow: Poole
         databases_at(url, 2) as databases,
         await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as bare,
     ):
-        for place, person in enumerate([ada, grace]):
-            await create(databases[place], person)
+        await create(databases[0], ada)
+        await create(databases[1], grace)
         for unit in range(200):
             person = people[unit % 4]
             if unit % 5 == 4:
                 # The statement after it fails, and everything is rolled back.
                 with pytest.raises(ThreadkeepError):
-                    failing = "select private.fail('TK404', 'not_found:session')"
-                    await databases[unit % 2].rows(SERVICE, failing)
+                    await databases[unit % 2].rows(SERVICE, "select private.fail('TK404', 'not_found:session')")
             found = await databases[unit % 2].rows(person, WHO)
             between = await who(bare)
             connections |= {found[0]["connection"], between["connection"]}
             assert (found[0]["role"], found[0]["claims"]) == (person.role, person.claims)
             assert (between["login"], between["role"], between["claims"]) == ("threadkeep_api", "threadkeep_api", "")
-        for place, person in enumerate([ada, grace]):
-            [mine] = await databases[1 - place].rows(person, 'select user_id from public."Chat"')
-            assert mine["user_id"] == person.user_id
+        for database, user in zip(databases, [grace, ada], strict=True):
+            assert await database.rows(user, 'select user_id from public."Chat"') == [{"user_id": user.user_id}]
     assert len(connections) == 1
 
 
