@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -297,25 +296,6 @@ async def test_a_subject_is_no_path(database: Database, settings: Settings, supa
 
 
 # Cognito
-
-
-@pytest.fixture(scope="module")
-def cognito() -> Iterator[Any]:
-    """Cognito over HTTP, as its boto3 client; the environment of the process points to it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        import boto3  # type: ignore[import-untyped]
-
-        with closing(boto3.client("cognito-idp", region_name="eu-central-1")) as client:
-            yield client
-        server.stop()
 
 
 @dataclass(frozen=True)
