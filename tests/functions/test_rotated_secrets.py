@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -67,7 +68,7 @@ async def test_a_rotated_password_of_the_database_is_taken_up_and_until_then_tol
 ) -> None:
     old, new = "an old one " + secrets.token_hex(4), "a new/one?@:%' " + secrets.token_hex(4)
     apply(cluster["dsn"], SQL, api_password=old)
-    secret = secrets_manager.create_secret(Name="login", SecretString=as_rds_writes_it(cluster, old))["ARN"]
+    secret = secrets_manager.create_secret(Name=str(uuid4()), SecretString=as_rds_writes_it(cluster, old))["ARN"]
     settings = Settings.load({"DATABASE_URL_SECRET_ARN": secret})
     database = Database(settings.database_url.get_secret_value)
     try:
@@ -99,7 +100,7 @@ async def test_a_new_key_of_guest_tokens_signs_after_five_minutes_and_the_old_on
     secrets_manager: Any, later: Later
 ) -> None:
     old, new = {"k1": "o" * 32}, {"k2": "n" * 32, "k1": "o" * 32}
-    secret = secrets_manager.create_secret(Name="guests", SecretString=json.dumps(old))["ARN"]
+    secret = secrets_manager.create_secret(Name=str(uuid4()), SecretString=json.dumps(old))["ARN"]
     settings = Settings.load({"DATABASE_URL": "postgresql://localhost/x", "GUEST_TOKEN_KEYS_SECRET_ARN": secret})
     authenticator = Authenticator(settings)
     before = issue_guest(settings)
