@@ -23,8 +23,6 @@ from threadkeep.identity import user_id_of
 from threadkeep.settings import Settings
 from threadkeep.web import LambdaHandler
 
-pytestmark = pytest.mark.also_behind_a_pooler
-
 ORIGIN = "https://app.example.com"
 
 
