@@ -14,6 +14,7 @@ help:
 	@echo "make run         the whole system on http://localhost:$${PORT:-8000}"
 	@echo "make test        all tests          make lint       style and types"
 	@echo "make scan        a security scanner reads the templates (.checkov.yaml has the exceptions)"
+	@echo "make test-contract  longer, with other requests each time (EXAMPLES=100)"
 	@echo "make bench       speed and memory   make token      a bearer token for the local server (ROLE=admin)"
 	@echo "make db-migrate  (DRY_RUN=1), db-verify, db-reset (YES=delete-everything), db-repair (DRY_RUN=1)"
 	@echo "make build       what Lambda is given (ARCH=arm64 or x86_64; HOST=1 for this machine)"
@@ -38,6 +39,10 @@ token: $(READY)
 .PHONY: test
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+.PHONY: test-contract
+test-contract: $(READY)
+	CONTRACT_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/python -m pytest -n 2 --dist worksteal tests/contract $(ARGS)
 
 .PHONY: lint
 lint: $(READY)

@@ -153,8 +153,16 @@ def settings_for(api_url: str, emulator: Emulator | None, **environ: str) -> Set
 
 @asynccontextmanager
 async def running(settings: Settings, owner_url: str, *routers: APIRouter) -> AsyncIterator[ChatServer]:
-    """The application on a free port of this machine."""
-    app = create_app(chat.router, *routers, runtime=Runtime.of(settings), raw_path=UPLOADS_PATH)
+    """Chat and these routers on a free port of this machine."""
+    async with serving(
+        create_app(chat.router, *routers, runtime=Runtime.of(settings), raw_path=UPLOADS_PATH), owner_url
+    ) as chat_server:
+        yield chat_server
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, owner_url: str) -> AsyncIterator[ChatServer]:
+    """An application on a free port of this machine."""
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it

@@ -23,6 +23,7 @@ from threadkeep.web import (
     end_guest,
     lambda_handler,
     moment,
+    raises,
 )
 
 router = APIRouter(prefix="/api", tags=["account"])
@@ -85,7 +86,12 @@ class ClaimView(ApiModel):
     documents: int
 
 
-@router.post("/auth/guest", status_code=201, summary="Make a guest")
+@router.post(
+    "/auth/guest",
+    status_code=201,
+    summary="Make a guest",
+    responses=raises("unauthorized:auth", "rate_limit:guest", "unavailable:database"),
+)
 async def make_guest(request: Request, here: Surroundings) -> GuestView:
     guest = await profiles.make_guest(here.database, here.settings, client_address(request))
     return GuestView(token=guest.token, user_id=guest.user_id, expires_at=guest.expires_at)
@@ -117,7 +123,10 @@ async def delete_account(request: Request, user: SignedIn, here: Surroundings) -
     "/me/export",
     summary="Everything of the caller as a ZIP",
     response_class=Response,
-    responses={200: {"content": {ZIP: {}}}},
+    responses={
+        200: {"content": {ZIP: {"schema": {"type": "string", "format": "binary"}}}},
+        **raises("too_large:account"),
+    },
 )
 async def export_account(
     user: SignedIn,
@@ -137,7 +146,11 @@ async def export_account(
     return StreamingResponse(export.chunks(), media_type=ZIP, headers=headers)
 
 
-@router.post("/me/claim", summary="Take over what the caller did as a guest")
+@router.post(
+    "/me/claim",
+    summary="Take over what the caller did as a guest",
+    responses=raises("forbidden:auth", "conflict:guest"),
+)
 async def claim_guest(claim: ClaimRequest, request: Request, user: SignedIn, here: Surroundings) -> ClaimView:
     claimed = await profiles.claim(here.database, here.settings, user, claim.guest_token)
     end_guest(request, claimed.guest_id)

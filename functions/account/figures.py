@@ -13,7 +13,7 @@ from threadkeep.configuration import Agent, Day, Provider
 from threadkeep.errors import ThreadkeepError
 from threadkeep.web import ApiModel, Caller, Moment, SignedIn, moment
 
-router = APIRouter(tags=["account"])
+router = APIRouter()
 
 Surroundings = Annotated[Moment, Depends(moment)]
 

@@ -11,9 +11,9 @@ from pydantic import StringConstraints
 
 from threadkeep import repositories
 from threadkeep.pages import MAXIMUM_CURSOR_CHARACTERS
-from threadkeep.web import ApiModel, Moment, Page, RequestModel, SignedIn, moment
+from threadkeep.web import ApiModel, Moment, Page, RequestModel, SignedIn, moment, raises
 
-router = APIRouter(prefix="/repositories", tags=["account"])
+router = APIRouter(prefix="/repositories")
 
 Surroundings = Annotated[Moment, Depends(moment)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=repositories.MAXIMUM_NAME_CHARACTERS)]
@@ -53,7 +53,12 @@ async def list_repositories(
     return Page[RepositoryView].model_validate(found)
 
 
-@router.post("", status_code=201, summary="Add a repository", responses={200: {"model": RepositoryView}})
+@router.post(
+    "",
+    status_code=201,
+    summary="Add a repository",
+    responses={200: {"model": RepositoryView}, **raises("conflict:repositories")},
+)
 async def add_repository(new: NewRepository, user: SignedIn, here: Surroundings, response: Response) -> RepositoryView:
     """201 for a new one, 200 for one of the list, whose branch becomes the given one."""
     added, is_new = await repositories.add(here.database, user, new.owner, new.name, new.default_branch)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from threadkeep import admin_configuration
 from threadkeep.pages import LARGEST_BIGINT, MAXIMUM_CURSOR_CHARACTERS
-from threadkeep.web import Administrator, ApiModel, IfMatch, Moment, Page, RequestModel, entity_tag, moment
+from threadkeep.web import Administrator, ApiModel, IfMatch, Moment, Page, RequestModel, entity_tag, moment, raises
 
 router = APIRouter(prefix="/api/admin/config", tags=["administration"])
 
@@ -22,12 +22,20 @@ Limit = Annotated[int, Query(ge=1, le=100, description="How many items a page ha
 Cursor = Annotated[
     str | None, Query(max_length=MAXIMUM_CURSOR_CHARACTERS, description="The `nextCursor` of the page before.")
 ]
+Key = Annotated[
+    str,
+    Path(
+        json_schema_extra={"maxLength": admin_configuration.MAXIMUM_KEY_CHARACTERS},
+        examples=["chat_model_agent_google"],
+    ),
+]
 Data = Annotated[Any, Body(description="The data itself; its JSON Schema is at `/api/admin/config/{key}/schema`.")]
 MergePatch = Annotated[
     Any, Body(description="A JSON merge patch (RFC 7396) of the data: null takes a member away, a list is replaced.")
 ]
 
 SCHEMA_TYPE: Final = "application/schema+json"
+CHANGE: Final = ("not_found:configuration", "precondition_failed:configuration")
 
 
 class Revert(RequestModel):
@@ -118,16 +126,18 @@ async def list_configurations(administrator: Administrator, here: Surroundings) 
     return Page[SummaryView](items=[SummaryView.of(row) for row in rows], next_cursor=None)
 
 
-@router.get("/{key}", summary="A configuration")
+@router.get("/{key}", summary="A configuration", responses=raises("not_found:configuration"))
 async def read_configuration(
-    key: str, administrator: Administrator, here: Surroundings, response: Response
+    key: Key, administrator: Administrator, here: Surroundings, response: Response
 ) -> ConfigurationView:
     return _tagged(await admin_configuration.read(here.database, administrator, key), response)
 
 
-@router.put("/{key}", summary="Replace a configuration", responses={201: {"model": ConfigurationView}})
+@router.put(
+    "/{key}", summary="Replace a configuration", responses={201: {"model": ConfigurationView}, **raises(*CHANGE)}
+)
 async def replace_configuration(
-    key: str, data: Data, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
+    key: Key, data: Data, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
 ) -> ConfigurationView:
     """The next turn uses it. 201 if it was missing."""
     row, is_new = await admin_configuration.put(here.database, administrator, key, data, if_match=if_match)
@@ -135,9 +145,9 @@ async def replace_configuration(
     return _tagged(row, response)
 
 
-@router.patch("/{key}", summary="Change a part of a configuration")
+@router.patch("/{key}", summary="Change a part of a configuration", responses=raises(*CHANGE))
 async def patch_configuration(
-    key: str, patch: MergePatch, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
+    key: Key, patch: MergePatch, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
 ) -> ConfigurationView:
     """Without `If-Match`, what others change at the same time stays as well."""
     row = await admin_configuration.patch(here.database, administrator, key, patch, if_match=if_match)
@@ -148,27 +158,38 @@ async def patch_configuration(
     "/{key}",
     summary="Put a configuration back to what was delivered",
     response_model=ConfigurationView,
-    responses={204: {"description": "It was under a key that nothing reads, and is deleted."}},
+    responses={
+        204: {"description": "It was under a key that nothing reads, and is deleted."},
+        **raises(*CHANGE, "conflict:configuration"),
+    },
 )
 async def reset_configuration(
-    key: str, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
+    key: Key, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
 ) -> ConfigurationView | Response:
     """No turn works without its configuration, so none of the known ones is ever gone."""
     row = await admin_configuration.reset(here.database, administrator, key, if_match=if_match)
     return Response(status_code=204) if row is None else _tagged(row, response)
 
 
-@router.get("/{key}/history", summary="What was changed of a configuration, newest first")
+@router.get(
+    "/{key}/history",
+    summary="What was changed of a configuration, newest first",
+    responses=raises("not_found:configuration"),
+)
 async def list_history(
-    key: str, administrator: Administrator, here: Surroundings, limit: Limit = 20, cursor: Cursor = None
+    key: Key, administrator: Administrator, here: Surroundings, limit: Limit = 20, cursor: Cursor = None
 ) -> Page[EntryView]:
     found = await admin_configuration.history(here.database, administrator, key, limit=limit, cursor=cursor)
     return Page[EntryView].model_validate(found)
 
 
-@router.get("/{key}/history/{entry}", summary="A change with all that it wrote")
+@router.get(
+    "/{key}/history/{entry}",
+    summary="A change with all that it wrote",
+    responses=raises("not_found:configuration", "not_found:history"),
+)
 async def read_entry(
-    key: str,
+    key: Key,
     entry: Annotated[int, Path(ge=1, le=LARGEST_BIGINT)],
     administrator: Administrator,
     here: Surroundings,
@@ -177,9 +198,13 @@ async def read_entry(
     return WholeEntryView.model_validate(found)
 
 
-@router.post("/{key}/revert", summary="Put a configuration back to an entry of its history")
+@router.post(
+    "/{key}/revert",
+    summary="Put a configuration back to an entry of its history",
+    responses=raises(*CHANGE, "not_found:history", "conflict:configuration"),
+)
 async def revert_configuration(
-    key: str, revert: Revert, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
+    key: Key, revert: Revert, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
 ) -> ConfigurationView:
     row = await admin_configuration.revert(here.database, administrator, key, revert.history_id, if_match=if_match)
     return _tagged(row, response)
@@ -189,9 +214,9 @@ async def revert_configuration(
     "/{key}/schema",
     summary="The JSON Schema of a configuration's data",
     response_class=Response,
-    responses={200: {"content": {SCHEMA_TYPE: {}}}},
+    responses={200: {"content": {SCHEMA_TYPE: {"schema": {"type": "object"}}}}, **raises("not_found:configuration")},
 )
-async def read_schema(key: str, _: Administrator) -> Response:
+async def read_schema(key: Key, _: Administrator) -> Response:
     return JSONResponse(admin_configuration.json_schema(key), media_type=SCHEMA_TYPE)
 
 

@@ -10,7 +10,7 @@ from functions.admin.query import Surroundings
 from threadkeep import health
 from threadkeep.web import Administrator, ApiModel
 
-router = APIRouter(prefix="/api/admin/health", tags=["admin"])
+router = APIRouter(prefix="/api/admin/health", tags=["administration"])
 
 
 class PartView(ApiModel):

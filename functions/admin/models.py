@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import Field, StringConstraints
 
 from threadkeep import model_catalog
 from threadkeep.configuration import Flag, Provider, UsdPerMillionTokens
-from threadkeep.web import Administrator, ApiModel, IfMatch, Moment, Page, RequestModel, entity_tag, moment
+from threadkeep.web import Administrator, ApiModel, IfMatch, Moment, Page, RequestModel, entity_tag, moment, raises
 
 router = APIRouter(prefix="/api/admin/models", tags=["administration"])
 
@@ -18,6 +18,9 @@ Surroundings = Annotated[Moment, Depends(moment)]
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=model_catalog.MAXIMUM_NAME_CHARACTERS),
+]
+ModelId = Annotated[
+    str, Path(json_schema_extra={"maxLength": model_catalog.MAXIMUM_ID_CHARACTERS}, examples=["gpt-6.1-terra"])
 ]
 Description = Annotated[str, StringConstraints(max_length=model_catalog.MAXIMUM_DESCRIPTION_CHARACTERS)]
 Price = Annotated[UsdPerMillionTokens, Field(decimal_places=model_catalog.PRICE_DIGITS)]
@@ -29,7 +32,7 @@ UNCHANGED: Final[Any] = Field(default_factory=lambda: None)
 class NewModel(RequestModel):
     """A model to add, with its prices in US dollars per million tokens; 0 and 0 is unpriced."""
 
-    model_id: str
+    model_id: Annotated[str, Field(json_schema_extra={"maxLength": model_catalog.MAXIMUM_ID_CHARACTERS})]
     provider: Provider
     name: Name
     description: Description | None = None
@@ -83,13 +86,15 @@ class ModelView(ApiModel):
 
 
 @router.get("", summary="Every model, also those that are not active")
-async def list_models(administrator: Administrator, here: Surroundings) -> Page[ModelView]:
+async def list_all_models(administrator: Administrator, here: Surroundings) -> Page[ModelView]:
     """All of them are one page."""
     found = await model_catalog.all_models(here.database, administrator)
     return Page[ModelView](items=[ModelView.of(model) for model in found], next_cursor=None)
 
 
-@router.post("", status_code=201, summary="Add a model", responses={200: {"model": ModelView}})
+@router.post(
+    "", status_code=201, summary="Add a model", responses={200: {"model": ModelView}, **raises("conflict:model")}
+)
 async def create_model(
     new: NewModel, administrator: Administrator, here: Surroundings, response: Response
 ) -> ModelView:
@@ -102,13 +107,13 @@ async def create_model(
 
 # A model's id may hold slashes, so the rest of the path is the id; they may be sent as they are or as %2F.
 @router.get("/{model:path}", summary="A model")
-async def read_model(model: str, administrator: Administrator, here: Surroundings, response: Response) -> ModelView:
+async def read_model(model: ModelId, administrator: Administrator, here: Surroundings, response: Response) -> ModelView:
     return _tagged(await model_catalog.read(here.database, administrator, model), response)
 
 
-@router.patch("/{model:path}", summary="Change a model")
+@router.patch("/{model:path}", summary="Change a model", responses=raises("conflict:model"))
 async def change_model(
-    model: str,
+    model: ModelId,
     change: ModelChange,
     administrator: Administrator,
     here: Surroundings,
@@ -122,15 +127,17 @@ async def change_model(
     )
 
 
-@router.delete("/{model:path}", status_code=204, summary="Delete a model")
-async def delete_model(model: str, administrator: Administrator, here: Surroundings, if_match: IfMatch) -> Response:
+@router.delete("/{model:path}", status_code=204, summary="Delete a model", responses=raises("conflict:model"))
+async def delete_model(model: ModelId, administrator: Administrator, here: Surroundings, if_match: IfMatch) -> Response:
     await model_catalog.delete(here.database, administrator, model, if_match=if_match)
     return Response(status_code=204)
 
 
-@router.post("/{model:path}/default", summary="Make a model the default of its provider")
+@router.post(
+    "/{model:path}/default", summary="Make a model the default of its provider", responses=raises("conflict:model")
+)
 async def make_default(
-    model: str, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
+    model: ModelId, administrator: Administrator, here: Surroundings, if_match: IfMatch, response: Response
 ) -> ModelView:
     return _tagged(await model_catalog.make_default(here.database, administrator, model, if_match=if_match), response)
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 
 from functions.admin.query import Surroundings
 from threadkeep import upkeep_reports, upkeep_start
-from threadkeep.web import Administrator, ApiModel
+from threadkeep.web import Administrator, ApiModel, raises
 
-router = APIRouter(prefix="/api/admin/purge", tags=["admin"])
+router = APIRouter(prefix="/api/admin/purge", tags=["administration"])
 
 
 class KindOfWorkView(ApiModel):
@@ -46,7 +46,7 @@ async def read_purge(administrator: Administrator, here: Surroundings) -> LastUp
     return LastUpkeepView.model_validate(await upkeep_reports.last(here.database, administrator))
 
 
-@router.post("", status_code=202, summary="Start the purge")
+@router.post("", status_code=202, summary="Start the purge", responses=raises("unavailable:purge"))
 async def start_purge(administrator: Administrator, here: Surroundings) -> StartedView:
     """It runs after this answer; its report is there when `requestedAt` is gone."""
     return StartedView.model_validate(await upkeep_start.start(here.database, administrator, here.settings))

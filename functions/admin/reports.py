@@ -12,10 +12,11 @@ from pydantic import Field, StringConstraints
 
 from functions.admin.query import Cursor, Limit, Name, Since, Surroundings, Until, in_utc
 from threadkeep import activity_reports, error_reports, usage_reports
+from threadkeep.configuration import Day
 from threadkeep.errors import invalid
 from threadkeep.web import Administrator, ApiModel, Page, RequestModel
 
-router = APIRouter(prefix="/api/admin", tags=["admin"])
+router = APIRouter(prefix="/api/admin", tags=["administration"])
 
 DAYS: Final = 30
 Dimension = TypeVar("Dimension", bound=str)
@@ -87,7 +88,7 @@ class ErrorView(ApiModel):
 class ErrorChange(RequestModel):
     """Resolved, or open again; without notes those that are there stay."""
 
-    resolved: bool
+    resolved: Annotated[bool, Field(strict=True)]
     notes: Annotated[str, StringConstraints(max_length=error_reports.MAXIMUM_NOTES_CHARACTERS)] | None = None
 
 
@@ -147,12 +148,12 @@ class PerformanceReportView(ApiModel):
 
 
 @router.get("/usage", summary="Requests, tokens and cost of all users")
-async def read_usage(
+async def read_usage_of_all(
     administrator: Administrator,
     here: Surroundings,
     group_by: GroupBy = None,
-    first: Annotated[date | None, Query(alias="from", description="The first day (UTC).")] = None,
-    last: Annotated[date | None, Query(alias="to", description="The last day (UTC), included.")] = None,
+    first: Annotated[Day | None, Query(alias="from", description="The first day (UTC).")] = None,
+    last: Annotated[Day | None, Query(alias="to", description="The last day (UTC), included.")] = None,
     user_id: Annotated[UUID | None, Query(alias="userId")] = None,
     agent: Name = None,
     provider: Name = None,

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from functions.admin.query import Cursor, Limit, Surroundings
 from threadkeep import people
-from threadkeep.web import Administrator, ApiModel, Page, RequestModel
+from threadkeep.web import Administrator, ApiModel, Page, RequestModel, raises
 
-router = APIRouter(prefix="/api/admin/users", tags=["admin"])
+router = APIRouter(prefix="/api/admin/users", tags=["administration"])
 
 Words = Annotated[
     str | None,
@@ -60,7 +60,7 @@ async def list_users(
     return Page[PersonView].model_validate(found)
 
 
-@router.patch("/{user}", summary="Shut an account out, or let it in again")
+@router.patch("/{user}", summary="Shut an account out, or let it in again", responses=raises("conflict:account"))
 async def change_user(user: UUID, change: PersonChange, administrator: Administrator, here: Surroundings) -> PersonView:
     """At once, whatever valid tokens there are; running turns are stopped."""
     person = await people.set_disabled(here.database, administrator, user, disabled=change.disabled)

@@ -15,7 +15,7 @@ from threadkeep import error_log, event_loop, profiles, webhooks
 from threadkeep.activity import ActivityType, Call
 from threadkeep.identity import display_text, user_id_of
 from threadkeep.log import logger
-from threadkeep.web import LambdaHandler, Moment, Runtime, moment
+from threadkeep.web import LambdaHandler, Moment, Runtime, moment, raises
 
 # Cognito waits 5 seconds, and the environment may have just started.
 PATIENCE_SECONDS: Final = 3.0
@@ -26,6 +26,12 @@ ACTIVITIES: Final[dict[str, ActivityType]] = {
     "PostConfirmation_ConfirmSignUp": "auth_register",
     "PostConfirmation_ConfirmForgotPassword": "auth_password_reset",
 }
+# The other form is Supabase's before-user-created hook.
+EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"type": {"type": "string"}, "data": {"type": "object"}},
+    "examples": [{"type": "user.created", "data": {"id": "0b8e2f0a-5c1d-4b7e-9a43-6d2f1e8c7a90"}}],
+}
 
 router = APIRouter(prefix="/api/hooks", tags=["auth_trigger"])
 
@@ -33,7 +39,15 @@ router = APIRouter(prefix="/api/hooks", tags=["auth_trigger"])
 http: Final = LambdaHandler(router, guests=False)
 
 
-@router.post("/auth", summary="What an identity provider tells of its users, signed by Standard Webhooks")
+@router.post(
+    "/auth",
+    summary="What an identity provider tells of its users, signed by Standard Webhooks",
+    responses=raises("unauthorized:hook", "unavailable:database"),
+    openapi_extra={
+        "security": [{"webhookSignature": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": EVENT}}},
+    },
+)
 async def receive_webhook(request: Request, here: Annotated[Moment, Depends(moment)]) -> dict[str, Any]:
     body = await request.body()
     webhooks.verify(here.settings, request.headers, body)

@@ -18,17 +18,70 @@ from threadkeep import ids, turns
 from threadkeep.chat_input import ChatBody
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
-from threadkeep.web import Caller, Moment, SignedIn, Visitor, create_app, lambda_handler, moment
+from threadkeep.web import Caller, Moment, SignedIn, Visitor, create_app, lambda_handler, moment, raises
 from threadkeep_agents.conversations import Conversations, replay
 from threadkeep_agents.turn import Turn
 from threadkeep_agents.ui_stream import HEADERS
 
 router = APIRouter(prefix="/api/chat", tags=["chat"])
 
+STREAM: Final[dict[str, Any]] = {
+    "text/event-stream": {
+        "itemSchema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]},
+        "example": 'data: {"type":"start"}\n\ndata: [DONE]\n\n',
+    }
+}
+WHOLE: Final[dict[str, Any]] = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "sessionId": {"type": "string", "format": "uuid"},
+                "message": {"type": "object"},
+                "usage": {"type": ["object", "null"]},
+            },
+            "required": ["sessionId", "message", "usage"],
+        }
+    }
+}
+# Those after the answer began come in the stream, or as the answer to who accepts only JSON.
+FAILURES: Final = (
+    "bad_request:api",
+    "forbidden:agent",
+    "not_found:session",
+    "not_found:message",
+    "not_found:model",
+    "not_found:file",
+    "conflict:file",
+    "conflict:upload",
+    "invalid:file",
+    "invalid:kind",
+    "unavailable:files",
+    "conflict:chat",
+    "conflict:message",
+    "too_large:context",
+    "too_large:turn",
+    "too_large:cost",
+    "invalid:content",
+    "rate_limit:chat",
+    "rate_limit:budget",
+    "internal:api",
+    "provider:chat",
+    "provider:configuration",
+    "unavailable:answer",
+    "unavailable:api",
+    "unavailable:model",
+    "timeout:chat",
+)
 GITHUB_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,4000}")
 
 
-@router.post("", summary="Say something and get the answer, as a stream or whole")
+@router.post(
+    "",
+    summary="Say something and get the answer, as a stream or whole",
+    response_class=Response,
+    responses={200: {"content": STREAM | WHOLE}, **raises(*FAILURES)},
+)
 async def chat(
     body: ChatBody, request: Request, principal: Visitor, here: Annotated[Moment, Depends(moment)]
 ) -> Response:
@@ -53,9 +106,14 @@ async def chat(
     return AnswerStream(session, begun.follow(), until=begun)
 
 
-@router.get("/{session}/stream", summary="Follow the answer that is being given", responses={204: {}})
+@router.get(
+    "/{session}/stream",
+    summary="Follow the answer that is being given",
+    response_class=Response,
+    responses={200: {"content": STREAM}, 204: {"description": "Nothing to follow."}},
+)
 async def stream(
-    session: str, request: Request, principal: Caller, here: Annotated[Moment, Depends(moment)]
+    session: ids.PathId, request: Request, principal: Caller, here: Annotated[Moment, Depends(moment)]
 ) -> Response:
     """Replays the running answer from its start and goes on live.
 
@@ -69,9 +127,15 @@ async def stream(
     return AnswerStream(session_id, conversations.follow(principal, session_id, join))
 
 
-@router.post("/{session}/stop", summary="Stop the answer that is being given", status_code=202, responses={204: {}})
+@router.post(
+    "/{session}/stop",
+    summary="Stop the answer that is being given",
+    status_code=202,
+    response_class=Response,
+    responses={204: {"description": "Nothing runs."}},
+)
 async def stop(
-    session: str, request: Request, principal: SignedIn, here: Annotated[Moment, Depends(moment)]
+    session: ids.PathId, request: Request, principal: SignedIn, here: Annotated[Moment, Depends(moment)]
 ) -> Response:
     """Ends the running answer for good; what it said so far stays. 204 when nothing runs."""
     is_stopping = await _conversations(request).stop(principal, ids.session_id(session), call=here.call)

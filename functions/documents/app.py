@@ -24,6 +24,7 @@ from threadkeep.web import (
     entity_tag,
     lambda_handler,
     moment,
+    raises,
 )
 from threadkeep.web import IfMatch as WantedTags
 
@@ -33,6 +34,8 @@ Surroundings = Annotated[Moment, Depends(moment)]
 Title = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=documents.MAXIMUM_TITLE_CHARACTERS)
 ]
+# Documents are measured in bytes, and what is too large has an error of its own.
+Content = Annotated[str, Field(json_schema_extra={"maxLength": documents.MAXIMUM_CONTENT_BYTES})]
 Text = Annotated[str, StringConstraints(max_length=suggestions.MAXIMUM_TEXT_CHARACTERS)]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many items a page has at most.")]
 Cursor = Annotated[
@@ -68,14 +71,14 @@ class NewDocument(RequestModel):
     id: ids.ClientId | None = None
     title: Title
     kind: documents.Kind = "text"
-    content: str = ""
+    content: Content = ""
     session_id: ids.ClientId | None = None
 
 
 class DocumentChange(RequestModel):
     """The next version; without a title it keeps the one it has."""
 
-    content: str
+    content: Content
     title: Title | None = None
 
 
@@ -195,7 +198,17 @@ class AcceptedTogetherView(ApiModel):
     document: DocumentView
 
 
-@router.post("", status_code=201, summary="Make a document", responses={200: {"model": DocumentView}})
+@router.post(
+    "",
+    status_code=201,
+    summary="Make a document",
+    responses={
+        200: {"model": DocumentView},
+        **raises(
+            "not_found:document", "not_found:session", "conflict:document", "conflict:documents", "too_large:document"
+        ),
+    },
+)
 async def create_document(new: NewDocument, user: SignedIn, here: Surroundings, response: Response) -> DocumentView:
     """201 for a new one, 200 for the caller's own that began as just this one."""
     document_id = uuid4() if new.id is None else ids.document_id(new.id)
@@ -214,11 +227,15 @@ async def create_document(new: NewDocument, user: SignedIn, here: Surroundings, 
     return await _tagged(document, response)
 
 
-@router.get("", summary="The newest version of each document of the caller, last changed first")
+@router.get(
+    "",
+    summary="The newest version of each document of the caller, last changed first",
+    responses=raises("not_found:session"),
+)
 async def list_documents(
     user: SignedIn,
     here: Surroundings,
-    session: Annotated[str | None, Query(alias="sessionId")] = None,
+    session: Annotated[ids.PathId | None, Query(alias="sessionId")] = None,
     kind: documents.Kind | None = None,
     limit: Limit = 20,
     cursor: Cursor = None,
@@ -229,14 +246,23 @@ async def list_documents(
 
 
 @router.get("/{document}", summary="The newest version of a document")
-async def read_document(document: str, user: SignedIn, here: Surroundings, response: Response) -> DocumentView:
+async def read_document(document: ids.PathId, user: SignedIn, here: Surroundings, response: Response) -> DocumentView:
     found = await documents.read(here.database, user, ids.document_id(document), noted_as="document_view")
     return await _tagged(found, response)
 
 
-@router.put("/{document}", summary="Save a document as a new version")
+@router.put(
+    "/{document}",
+    summary="Save a document as a new version",
+    responses=raises("conflict:versions", "too_large:document"),
+)
 async def save_document(
-    document: str, change: DocumentChange, user: SignedIn, here: Surroundings, if_match: IfMatch, response: Response
+    document: ids.PathId,
+    change: DocumentChange,
+    user: SignedIn,
+    here: Surroundings,
+    if_match: IfMatch,
+    response: Response,
 ) -> DocumentView:
     document_id = ids.document_id(document)
     if (await documents.kind_of(here.database, user, document_id)) == "sheet":
@@ -248,14 +274,14 @@ async def save_document(
 
 
 @router.delete("/{document}", status_code=204, summary="Delete a document with its versions and suggestions")
-async def delete_document(document: str, user: SignedIn, here: Surroundings, if_match: IfMatch) -> Response:
+async def delete_document(document: ids.PathId, user: SignedIn, here: Surroundings, if_match: IfMatch) -> Response:
     await documents.delete(here.database, user, ids.document_id(document), if_match=if_match)
     return Response(status_code=204)
 
 
 @router.get("/{document}/versions", summary="The versions of a document, newest first")
 async def list_versions(
-    document: str, user: SignedIn, here: Surroundings, limit: Limit = 50, cursor: Cursor = None
+    document: ids.PathId, user: SignedIn, here: Surroundings, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[VersionView]:
     found = await documents.versions(here.database, user, ids.document_id(document), limit=limit, cursor=cursor)
     return Page[VersionView].model_validate(found)
@@ -263,7 +289,7 @@ async def list_versions(
 
 @router.get("/{document}/versions/{version}", summary="A version of a document")
 async def read_version(
-    document: str,
+    document: ids.PathId,
     version: Annotated[int, PathParameter(ge=1, le=documents.LARGEST_VERSION)],
     user: SignedIn,
     here: Surroundings,
@@ -273,9 +299,14 @@ async def read_version(
     return await _tagged(found, response)
 
 
-@router.delete("/{document}/versions", status_code=204, summary="Delete all versions after one")
+@router.delete(
+    "/{document}/versions",
+    status_code=204,
+    summary="Delete all versions after one",
+    responses=raises("not_found:version"),
+)
 async def delete_versions(
-    document: str,
+    document: ids.PathId,
     after: Annotated[int, Query(ge=1, le=documents.LARGEST_VERSION)],
     user: SignedIn,
     here: Surroundings,
@@ -285,9 +316,13 @@ async def delete_versions(
     return Response(status_code=204)
 
 
-@router.get("/{document}/diff", summary="The difference between two versions")
+@router.get(
+    "/{document}/diff",
+    summary="The difference between two versions",
+    responses=raises("not_found:version", "too_large:difference"),
+)
 async def compare_versions(
-    document: str,
+    document: ids.PathId,
     user: SignedIn,
     here: Surroundings,
     from_version: Annotated[int, Query(alias="from", ge=1, le=documents.LARGEST_VERSION)],
@@ -303,9 +338,13 @@ async def compare_versions(
     return DifferenceView(from_version=from_version, to_version=to_version, unified=found.unified, hunks=hunks)
 
 
-@router.post("/{document}/revert", summary="Make a new version out of an earlier one")
+@router.post(
+    "/{document}/revert",
+    summary="Make a new version out of an earlier one",
+    responses=raises("not_found:version", "conflict:versions"),
+)
 async def revert_document(
-    document: str, revert: Revert, user: SignedIn, here: Surroundings, if_match: IfMatch, response: Response
+    document: ids.PathId, revert: Revert, user: SignedIn, here: Surroundings, if_match: IfMatch, response: Response
 ) -> DocumentView:
     document_id = ids.document_id(document)
     made = await documents.revert(here.database, user, document_id, revert.version, if_match=if_match)
@@ -316,9 +355,9 @@ async def revert_document(
     "/{document}/export",
     summary="The newest version as its natural file",
     response_class=Response,
-    responses={200: {"content": {media_type: {} for _, media_type in FILES.values()}}},
+    responses={200: {"content": {media_type: {"schema": {"type": "string"}} for _, media_type in FILES.values()}}},
 )
-async def export_document(document: str, user: SignedIn, here: Surroundings) -> Response:
+async def export_document(document: ids.PathId, user: SignedIn, here: Surroundings) -> Response:
     found = await documents.read(here.database, user, ids.document_id(document), noted_as="document_export")
     ending, media_type = FILES[found.kind]
     headers = {"content-disposition": _disposition(found, ending), "etag": entity_tag(str(found.version_id))}
@@ -327,7 +366,7 @@ async def export_document(document: str, user: SignedIn, here: Surroundings) -> 
 
 @router.get("/{document}/suggestions", summary="The suggestions for a document, oldest first")
 async def list_suggestions(
-    document: str,
+    document: ids.PathId,
     user: SignedIn,
     here: Surroundings,
     state: suggestions.State | None = None,
@@ -339,8 +378,15 @@ async def list_suggestions(
     return Page[SuggestionView].model_validate(found)
 
 
-@router.post("/{document}/suggestions", status_code=201, summary="Suggest an edit of a version")
-async def create_suggestion(document: str, new: NewSuggestion, user: SignedIn, here: Surroundings) -> SuggestionView:
+@router.post(
+    "/{document}/suggestions",
+    status_code=201,
+    summary="Suggest an edit of a version",
+    responses=raises("not_found:version", "conflict:suggestions"),
+)
+async def create_suggestion(
+    document: ids.PathId, new: NewSuggestion, user: SignedIn, here: Surroundings
+) -> SuggestionView:
     made = await suggestions.add(
         here.database,
         user,
@@ -353,9 +399,13 @@ async def create_suggestion(document: str, new: NewSuggestion, user: SignedIn, h
     return SuggestionView.model_validate(made)
 
 
-@router.post("/{document}/suggestions/accept", summary="Accept all open suggestions that still fit, as one version")
+@router.post(
+    "/{document}/suggestions/accept",
+    summary="Accept all open suggestions that still fit, as one version",
+    responses=raises("conflict:versions", "too_large:document"),
+)
 async def accept_suggestions(
-    document: str, user: SignedIn, here: Surroundings, response: Response
+    document: ids.PathId, user: SignedIn, here: Surroundings, response: Response
 ) -> AcceptedTogetherView:
     done = await suggestions.accept_all(here.database, user, ids.document_id(document))
     return AcceptedTogetherView(
@@ -365,16 +415,26 @@ async def accept_suggestions(
     )
 
 
-@router.post("/{document}/suggestions/{suggestion}/accept", summary="Apply a suggestion to the newest version")
+@router.post(
+    "/{document}/suggestions/{suggestion}/accept",
+    summary="Apply a suggestion to the newest version",
+    responses=raises("conflict:suggestion", "conflict:resolution", "conflict:versions", "too_large:document"),
+)
 async def accept_suggestion(
-    document: str, suggestion: UUID, user: SignedIn, here: Surroundings, response: Response
+    document: ids.PathId, suggestion: UUID, user: SignedIn, here: Surroundings, response: Response
 ) -> AcceptedView:
     accepted, newest = await suggestions.accept(here.database, user, ids.document_id(document), suggestion)
     return AcceptedView(suggestion=SuggestionView.model_validate(accepted), document=await _tagged(newest, response))
 
 
-@router.post("/{document}/suggestions/{suggestion}/reject", summary="Reject a suggestion")
-async def reject_suggestion(document: str, suggestion: UUID, user: SignedIn, here: Surroundings) -> SuggestionView:
+@router.post(
+    "/{document}/suggestions/{suggestion}/reject",
+    summary="Reject a suggestion",
+    responses=raises("conflict:resolution"),
+)
+async def reject_suggestion(
+    document: ids.PathId, suggestion: UUID, user: SignedIn, here: Surroundings
+) -> SuggestionView:
     rejected = await suggestions.reject(here.database, user, ids.document_id(document), suggestion)
     return SuggestionView.model_validate(rejected)
 

@@ -12,9 +12,9 @@ from fastapi.responses import RedirectResponse
 from pydantic import Field, StringConstraints
 
 from threadkeep import files
-from threadkeep.file_kinds import Kind
+from threadkeep.file_kinds import MAXIMUM_BYTES, Kind
 from threadkeep.storage import DOWNLOAD_SECONDS, Storage
-from threadkeep.web import ApiModel, Caller, Moment, RequestModel, SignedIn, lambda_handler, moment
+from threadkeep.web import ApiModel, Caller, Moment, RequestModel, SignedIn, lambda_handler, moment, raises
 
 router = APIRouter(prefix=files.PATH, tags=["files"])
 
@@ -37,7 +37,7 @@ class NewFile(RequestModel):
 
     name: Annotated[str, StringConstraints(max_length=files.MAXIMUM_NAME_CHARACTERS, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
     media_type: Annotated[str, StringConstraints(max_length=200)]
-    size: Annotated[int, Field(strict=True, ge=1)]
+    size: Annotated[int, Field(strict=True, ge=1, json_schema_extra={"maximum": max(MAXIMUM_BYTES.values())})]
 
 
 class UploadView(ApiModel):
@@ -78,7 +78,12 @@ class NewFileView(FileView):
     upload: UploadView
 
 
-@router.post("", status_code=201, summary="Announce a file and get the form to upload it")
+@router.post(
+    "",
+    status_code=201,
+    summary="Announce a file and get the form to upload it",
+    responses=raises("too_large:file", "too_large:files", "rate_limit:files", "unavailable:files"),
+)
 async def create_file(
     new: NewFile, user: SignedIn, here: Surroundings, storage: Store, request: Request
 ) -> NewFileView:
@@ -94,7 +99,10 @@ async def create_file(
     "/{file}",
     summary="A file of the caller, or of a public session",
     response_model=FileView,
-    responses={302: {"description": "To the bytes, for `?redirect=true` and for images and links of a page."}},
+    responses={
+        302: {"description": "To the bytes, for `?redirect=true` and for images and links of a page."},
+        **raises("conflict:upload", "invalid:file", "unavailable:files"),
+    },
 )
 async def read_file(
     file: UUID,

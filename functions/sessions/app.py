@@ -11,7 +11,18 @@ from pydantic import Field, StringConstraints
 
 from threadkeep import ids, messages, session_export, sessions, votes
 from threadkeep.pages import MAXIMUM_CURSOR_CHARACTERS
-from threadkeep.web import ApiModel, Caller, Moment, Page, RequestModel, SignedIn, Visitor, lambda_handler, moment
+from threadkeep.web import (
+    ApiModel,
+    Caller,
+    Moment,
+    Page,
+    RequestModel,
+    SignedIn,
+    Visitor,
+    lambda_handler,
+    moment,
+    raises,
+)
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"])
 
@@ -117,7 +128,12 @@ class VoteView(ApiModel):
     is_upvoted: bool
 
 
-@router.post("", status_code=201, summary="Make a session", responses={200: {"model": OwnSessionView}})
+@router.post(
+    "",
+    status_code=201,
+    summary="Make a session",
+    responses={200: {"model": OwnSessionView}, **raises("not_found:session", "conflict:session")},
+)
 async def create_session(
     new: Annotated[NewSession, Body(default_factory=NewSession)],
     user: Visitor,
@@ -159,25 +175,27 @@ async def delete_all_sessions(user: SignedIn, here: Surroundings) -> Response:
 
 
 @router.get("/{session}", summary="A session of the caller, or a public one")
-async def read_session(session: str, caller: Caller, here: Surroundings) -> OwnSessionView | SessionView:
+async def read_session(session: ids.PathId, caller: Caller, here: Surroundings) -> OwnSessionView | SessionView:
     return _view(await sessions.read(here.database, caller, ids.session_id(session)))
 
 
 @router.patch("/{session}", summary="Rename, publish or archive a session")
-async def change_session(session: str, change: SessionChange, user: SignedIn, here: Surroundings) -> OwnSessionView:
+async def change_session(
+    session: ids.PathId, change: SessionChange, user: SignedIn, here: Surroundings
+) -> OwnSessionView:
     changes = change.model_dump(exclude_unset=True)
     return OwnSessionView.model_validate(await sessions.change(here.database, user, ids.session_id(session), changes))
 
 
 @router.delete("/{session}", status_code=204, summary="Delete a session with everything in it")
-async def delete_session(session: str, user: SignedIn, here: Surroundings) -> Response:
+async def delete_session(session: ids.PathId, user: SignedIn, here: Surroundings) -> Response:
     await sessions.delete(here.database, user, ids.session_id(session))
     return Response(status_code=204)
 
 
 @router.get("/{session}/messages", summary="The messages of a session, the newest page first")
 async def list_messages(
-    session: str, caller: Caller, here: Surroundings, limit: Limit = 50, cursor: Cursor = None
+    session: ids.PathId, caller: Caller, here: Surroundings, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[MessageView]:
     """Ascending within a page; `nextCursor` leads to older ones."""
     found = await messages.page(here.database, caller, ids.session_id(session), limit=limit, cursor=cursor)
@@ -185,7 +203,7 @@ async def list_messages(
 
 
 @router.delete("/{session}/messages/{message}", status_code=204, summary="Delete a message and all after it")
-async def delete_messages(session: str, message: str, user: SignedIn, here: Surroundings) -> Response:
+async def delete_messages(session: ids.PathId, message: ids.PathId, user: SignedIn, here: Surroundings) -> Response:
     session_id, message_id = _ids(session, message)
     await messages.delete_from(here.database, user, session_id, message_id)
     return Response(status_code=204)
@@ -193,22 +211,29 @@ async def delete_messages(session: str, message: str, user: SignedIn, here: Surr
 
 @router.get("/{session}/votes", summary="The caller's votes in a session")
 async def list_votes(
-    session: str, user: SignedIn, here: Surroundings, limit: Limit = 100, cursor: Cursor = None
+    session: ids.PathId, user: SignedIn, here: Surroundings, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[VoteView]:
     found = await votes.page(here.database, user, ids.session_id(session), limit=limit, cursor=cursor)
     return Page[VoteView].model_validate(found)
 
 
 @router.put("/{session}/messages/{message}/vote", summary="Vote on a message")
-async def put_vote(session: str, message: str, change: VoteChange, user: SignedIn, here: Surroundings) -> VoteView:
+async def put_vote(
+    session: ids.PathId, message: ids.PathId, change: VoteChange, user: SignedIn, here: Surroundings
+) -> VoteView:
     session_id, message_id = _ids(session, message)
     vote = votes.Vote(message_id, change.is_upvoted)
     await votes.put(here.database, user, session_id, vote)
     return VoteView.model_validate(vote)
 
 
-@router.delete("/{session}/messages/{message}/vote", status_code=204, summary="Take a vote back")
-async def delete_vote(session: str, message: str, user: SignedIn, here: Surroundings) -> Response:
+@router.delete(
+    "/{session}/messages/{message}/vote",
+    status_code=204,
+    summary="Take a vote back",
+    responses=raises("not_found:vote"),
+)
+async def delete_vote(session: ids.PathId, message: ids.PathId, user: SignedIn, here: Surroundings) -> Response:
     session_id, message_id = _ids(session, message)
     await votes.take_back(here.database, user, session_id, message_id)
     return Response(status_code=204)
@@ -218,10 +243,13 @@ async def delete_vote(session: str, message: str, user: SignedIn, here: Surround
     "/{session}/export",
     summary="A whole session as a file",
     response_class=Response,
-    responses={200: {"content": {"text/markdown": {}, "application/json": {}}}},
+    responses={
+        200: {"model": ConversationView, "content": {"text/markdown": {"schema": {"type": "string"}}}},
+        **raises("too_large:export"),
+    },
 )
 async def export_session(
-    session: str,
+    session: ids.PathId,
     caller: Caller,
     here: Surroundings,
     file_format: Annotated[Literal["markdown", "json"], Query(alias="format")] = "markdown",
@@ -243,7 +271,7 @@ def _view(session: sessions.Session) -> OwnSessionView | SessionView:
     return SessionView.model_validate(session)
 
 
-def _ids(session: str, message: str) -> tuple[UUID, UUID]:
+def _ids(session: ids.PathId, message: ids.PathId) -> tuple[UUID, UUID]:
     session_id = ids.session_id(session)
     return session_id, ids.message_id(session_id, message, "messageId")
 

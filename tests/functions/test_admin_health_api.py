@@ -147,6 +147,16 @@ async def test_a_part_that_cannot_be_looked_at_stops_no_other(api: httpx.AsyncCl
     assert found["parts"]["turns"]["status"] == "ok"
 
 
+async def test_a_store_in_a_folder_is_asked_too(
+    environment: dict[str, str], database: Database, tmp_path: Path
+) -> None:
+    kept_here = Settings.load(environment | {"FILES_DIRECTORY": str(tmp_path), "FILES_SIGNING_KEY": "f" * 32})
+
+    found = await health.read(database, somebody(is_admin=True), kept_here, with_providers=False)
+
+    assert (found.parts["storage"].status, found.parts["storage"].detail) == ("ok", None)
+
+
 async def test_the_store_of_files_is_asked(settings: Settings, database: Database) -> None:
     root = somebody(is_admin=True)
     none = settings.model_copy(update={"files_bucket": None, "files_directory": None})

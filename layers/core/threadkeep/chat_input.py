@@ -41,10 +41,18 @@ _MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
 class ChatBody(BaseModel):
     """The body of `POST /api/chat`."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="ignore", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="ignore",
+        frozen=True,
+        json_schema_extra={"examples": [{"message": "Hello", "context": {}}]},
+    )
 
-    id: Annotated[str | None, Field(description="The session's id; a new one is made without it.")] = None
-    message: Annotated[dict[str, Any] | str | None, Field(description="A UI message of the user, or its text.")] = None
+    id: Annotated[ids.PathId | None, Field(description="The session's id; a new one is made without it.")] = None
+    message: Annotated[
+        dict[str, Any] | Annotated[str, Field(json_schema_extra={"maxLength": MAX_TEXT_CHARACTERS})] | None,
+        Field(description="A UI message of the user, or its text."),
+    ] = None
     messages: Annotated[
         list[Any] | None, Field(description="As the AI SDK sends it: only the last user message is taken.")
     ] = None
@@ -52,13 +60,15 @@ class ChatBody(BaseModel):
         Literal["submit-message", "regenerate-message"] | None, Field(description="What the AI SDK was asked to do.")
     ] = None
     message_id: Annotated[
-        str | None, Field(description="The message that is edited, or the answer that is made again.")
+        ids.PathId | None, Field(description="The message that is edited, or the answer that is made again.")
     ] = None
     model: Annotated[str | None, Field(max_length=100, description="The `model_id` of an active model.")] = None
     visibility: Annotated[
         Literal["public", "private"] | None, Field(description="Of a session that this call makes.")
     ] = None
-    thinking: Annotated[bool | None, Field(description="Whether the model reasons first, where it can.")] = None
+    thinking: Annotated[
+        Annotated[bool, Field(strict=True)] | None, Field(description="Whether the model reasons first, where it can.")
+    ] = None
     context: Annotated[
         dict[str, Any] | None, Field(description="Kept with the session (8 kB), never sent to the model.")
     ] = None

@@ -143,12 +143,17 @@ class ThreadkeepError(Exception):
         extra: dict[str, Any] | None = None,
     ) -> None:
         self.code = code
-        self.status: int = STATUS_OF_TYPE[code.partition(":")[0]]
+        self.status: int = status_of(code)
         self.detail = detail or SENTENCES[code]
         self.fields = tuple(fields)
         self.retry_after = retry_after
         self.extra = extra or {}
         super().__init__(f"{code}: {self.detail}")
+
+
+def status_of(code: str) -> int:
+    """The HTTP status that a code `type:surface` means."""
+    return STATUS_OF_TYPE[code.partition(":")[0]]
 
 
 def invalid(field: str, message: str) -> ThreadkeepError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, LiteralString
+from uuid import UUID
 
 import psycopg
 
@@ -105,7 +106,7 @@ async def _storage(settings: Settings) -> Part:
     if storage is None:
         return Part("ok", "No store of files is configured.")
     started = time.perf_counter()
-    await storage.read("health", 1)
+    await storage.read(f"files/{UUID(int=0)}", 1)
     return Part("ok", None, {"milliseconds": round((time.perf_counter() - started) * 1000, 1)})
 
 

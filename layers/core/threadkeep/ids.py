@@ -11,7 +11,7 @@ import re
 from typing import Annotated, Final
 from uuid import UUID, uuid5
 
-from pydantic import StringConstraints
+from pydantic import StringConstraints, WithJsonSchema
 
 from threadkeep.errors import invalid
 
@@ -20,6 +20,21 @@ DOCUMENTS: Final = UUID("813f8e45-7ac2-48af-8d2e-a25829b6fb17")
 
 ClientId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """A field of a request body that holds a client's id; the functions below make a UUID of it."""
+
+PathId = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 64,
+            "pattern": "^[A-Za-z0-9_-]{1,64}$",
+            "examples": ["0b8e2f0a-5c1d-4b7e-9a43-6d2f1e8c7a90"],
+            "description": "A UUID, or the id that a client made.",
+        }
+    ),
+]
+"""The same where the functions below are the check: in a path, and in the body of a chat."""
 
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)

@@ -9,6 +9,7 @@ from threadkeep.web.callers import Administrator, Caller, Moment, SignedIn, Visi
 from threadkeep.web.calls import client_address
 from threadkeep.web.conditions import IfMatch, entity_tag
 from threadkeep.web.models import ApiModel, Page, RequestModel
+from threadkeep.web.problems import raises
 
 __all__ = [
     "Administrator",
@@ -28,4 +29,5 @@ __all__ = [
     "entity_tag",
     "lambda_handler",
     "moment",
+    "raises",
 ]

@@ -7,10 +7,14 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Header
 
+MAXIMUM_CONDITION_CHARACTERS: Final = 1000
+
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([^"]*)"')
 
 
-async def _if_match(header: Annotated[str | None, Header(alias="If-Match")] = None) -> list[str] | None:
+async def _if_match(
+    header: Annotated[str | None, Header(alias="If-Match", max_length=MAXIMUM_CONDITION_CHARACTERS)] = None,
+) -> list[str] | None:
     if header is None or header.strip() == "*":
         return None if header is None else ["*"]
     # A weak tag never matches here (RFC 9110, 13.1.1).

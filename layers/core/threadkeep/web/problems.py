@@ -9,14 +9,18 @@ from uuid import UUID
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from threadkeep import error_log
-from threadkeep.errors import FieldError, ThreadkeepError
+from threadkeep.errors import SENTENCES, FieldError, ThreadkeepError, status_of
 from threadkeep.log import logger
 from threadkeep.web.calls import call_of
+from threadkeep.web.models import PROBLEM_TYPE
 
+# The key under which a route says its codes, for the contract to put in their place.
+CODES: Final = "x-codes"
 # Of what a caller did wrong, that which somebody may have meant: it is on record, in few rows.
 REFUSALS: Final[dict[str, error_log.ErrorType]] = {
     "forbidden:account": "permission",
@@ -27,7 +31,16 @@ REFUSALS: Final[dict[str, error_log.ErrorType]] = {
 
 
 class ProblemResponse(JSONResponse):
-    media_type = "application/problem+json"
+    media_type = PROBLEM_TYPE
+
+
+def raises(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """What a route may be refused with besides, as its `responses`; KeyError for a code that nobody knows."""
+    answers: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        SENTENCES[code]
+        answers.setdefault(status_of(code), {}).setdefault(CODES, []).append(code)
+    return answers
 
 
 def problem_response(error: ThreadkeepError, correlation_id: UUID) -> ProblemResponse:
@@ -82,7 +95,15 @@ async def _http(request: Request, error: Exception) -> Response:
     }.get(HTTPStatus(error.status_code), "bad_request:api")
     response = problem_response(ThreadkeepError(code), request.state.correlation_id)
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["allow"] = ", ".join(sorted(_methods(request)))
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """What an address takes; the router knows the first only of its routes."""
+    routes = iter_route_contexts(request.app.routes)
+    return {method for route in routes if route.path_regex.match(request.url.path) for method in route.methods or ()}
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
