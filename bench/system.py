@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from local.token import token
 PROVIDERS: Final = {"openai": "OPENAI", "google": "GEMINI", "anthropic": "ANTHROPIC"}
 BASE_PATHS: Final = {"openai": "/openai/v1", "google": "/google", "anthropic": "/anthropic"}
 TOKENS: Final = 50
+EMULATOR: Final = ("tests.emulator", "--port", "0", "--fixed-tokens", str(TOKENS))
 PATIENCE_SECONDS: Final = 60.0
 UNLIMITED: Final = 1_000_000
 
@@ -82,13 +83,13 @@ class System:
         return environ
 
     @contextmanager
-    def server(self, provider: str = "openai") -> Iterator[Server]:
-        """A server process with one worker, from ready to stopped."""
+    def server(self, provider: str = "openai", *, module: str = "local.server") -> Iterator[Server]:
+        """A server process with one worker, from ready to stopped; `module` is what is run as it."""
         port = _free_port()
         log = self.data_dir / f"server-{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "local.server"],
+                [sys.executable, "-m", module],
                 env=self.environment(provider) | {"PORT": str(port)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -113,13 +114,13 @@ class Server:
 
 
 @contextmanager
-def running_system() -> Iterator[System]:
-    """PostgreSQL and the emulator on a temporary data folder, which goes with them."""
+def running_system(emulator: Sequence[str] = EMULATOR) -> Iterator[System]:
+    """PostgreSQL and the emulator (a module and its arguments) on a temporary data folder, which goes with them."""
     data_dir = Path(tempfile.mkdtemp(prefix="threadkeep-bench-"))
     # Open to the account that PostgreSQL runs as when this is root.
     data_dir.chmod(0o755)
     try:
-        with EmbeddedPostgres(data_dir / "postgres") as postgres, _emulator() as (emulator_id, emulator_port):
+        with EmbeddedPostgres(data_dir / "postgres") as postgres, _emulator(emulator) as (emulator_id, emulator_port):
             yield System(data_dir, postgres, emulator_id, emulator_port, Keys.of(data_dir))
     finally:
         discard(data_dir / "postgres")
@@ -127,9 +128,9 @@ def running_system() -> Iterator[System]:
 
 
 @contextmanager
-def _emulator() -> Iterator[tuple[int, int]]:
+def _emulator(module: Sequence[str]) -> Iterator[tuple[int, int]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.emulator", "--port", "0", "--fixed-tokens", str(TOKENS)],
+        [sys.executable, "-m", *module],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
