@@ -30,6 +30,7 @@ class Record:
     unexpected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     deeds: Counter[str] = field(default_factory=Counter)
+    deleted_while_answered: int = 0
 
     def note(self, route: str, status: int, started: float) -> None:
         self.statuses[route, status] += 1

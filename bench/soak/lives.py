@@ -98,6 +98,7 @@ async def deletes_account(person: Person) -> None:
         body = {"id": person.id(), "message": person.message("[slow]")}
 
         async def delete() -> None:
+            person.client.record.deleted_while_answered += 1
             await person.ask("DELETE", "/api/me", expect={204})
 
         async with person.client.stream(person.token, "POST", "/api/chat", body=body) as response:

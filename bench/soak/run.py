@@ -164,9 +164,15 @@ def _served(system: System) -> int:
 
 
 def _logged(path: Path) -> list[str]:
-    """The lines of the server's log that are errors."""
+    """The lines of the server's log that are errors; what is no JSON is of somebody who does not know the log."""
     lines = path.read_text(errors="replace").splitlines()
-    return [line for line in lines if '"level":"ERROR"' in line or line.startswith("Traceback")]
+    return [line for line in lines if _is_error(line) and not line.startswith("Threadkeep on ")]
+
+
+def _is_error(line: str) -> bool:
+    if not line.startswith("{"):
+        return bool(line.strip())
+    return json.loads(line)["level"] in ("ERROR", "CRITICAL")
 
 
 def _say(what: str) -> None:
