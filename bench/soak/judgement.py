@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 # Of the samples; what a process takes at first, it keeps for what comes later.
 WARM_UP: Final = 0.4
 MIB_A_MINUTE: Final = 1.0
-# Less tells nothing about memory: it is taken in steps.
-MEMORY_JUDGED_SECONDS: Final = 180
+# A process takes memory for what it meets for the first time, such as the source lines of tracebacks that it logs.
+MEMORY_WARM_UP_SECONDS: Final = 180
+MEMORY_JUDGED_SECONDS: Final = 300
 POOL: Final = 8
 # Connections that are kept to the database and to the model, threads that wait, a task of a timer that has just begun.
 MORE_WHEN_QUIET: Final = {"tasks": 1, "files": 20, "sockets": 20, "threads": 12}
@@ -52,8 +53,13 @@ def after_warm_up(samples: list[Sample]) -> list[Sample]:
 def _checks(found: Findings) -> list[Check]:
     server_errors = sum(number for (_, status), number in found.record.statuses.items() if status >= 500)
     unexpected = sum(found.record.unexpected.values())
-    busy = after_warm_up([sample for sample in found.samples if sample.second < found.traffic_ended])
-    memory = 60 * slope([(sample.second, sample.memory) for sample in busy])
+    memory = 60 * slope(
+        [
+            (sample.second, sample.memory)
+            for sample in after_warm_up(found.samples)
+            if MEMORY_WARM_UP_SECONDS < sample.second < found.traffic_ended or found.seconds < MEMORY_JUDGED_SECONDS
+        ]
+    )
     connections = max(sample.connections for sample in found.samples)
     checks = [
         ("no answer with 5xx", str(server_errors), server_errors == 0),
