@@ -22,6 +22,7 @@ POOL: Final = 8
 MORE_WHEN_QUIET: Final = {"tasks": 1, "files": 20, "sockets": 20, "threads": 12}
 # From the warm-up to the end of the traffic, of their middle: chance has people do other things at the end.
 GROWTH_UNDER_LOAD: Final = 0.2
+SAMPLES_JUDGED: Final = 20
 SHOWN_SAMPLES: Final = 8
 
 Check = tuple[str, str, bool]
@@ -99,7 +100,7 @@ def _checks(found: Findings) -> list[Check]:
 def _growth_under_load(found: Findings, name: str) -> float:
     """From the end of the warm-up to that of the traffic, as a part of the middle."""
     busy = after_warm_up([sample for sample in found.samples if sample.second < found.traffic_ended])
-    if len(busy) < 2:
+    if len(busy) < SAMPLES_JUDGED:
         return 0.0
     points = [(sample.second, float(getattr(sample, name))) for sample in busy]
     return slope(points) * (points[-1][0] - points[0][0]) / p50([each for _, each in points])

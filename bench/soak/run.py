@@ -30,6 +30,8 @@ PROVIDER: Final = "openai"
 MODEL: Final = ("bench.soak.model",)
 SERVER: Final = "bench.soak.server"
 ADMINISTRATORS_PAUSE_SECONDS: Final = 0.2
+# The server is ready; and what the driver warns of when a unit of work is refused, of which the caller is told.
+NO_ERRORS: Final = ("Threadkeep on ", "error ignored terminating <")
 # For connections that are kept for a while, and for what ends a turn that nobody waits for.
 QUIET_SECONDS: Final = 8.0
 DRAINED_SECONDS: Final = 45.0
@@ -164,15 +166,15 @@ def _served(system: System) -> int:
 
 
 def _logged(path: Path) -> list[str]:
-    """The lines of the server's log that are errors; what is no JSON is of somebody who does not know the log."""
+    """The lines of the server's log that are errors; what is no JSON was said by somebody who does not know the log."""
     lines = path.read_text(errors="replace").splitlines()
-    return [line for line in lines if _is_error(line) and not line.startswith("Threadkeep on ")]
+    return [line for line in lines if _is_error(line)]
 
 
 def _is_error(line: str) -> bool:
-    if not line.startswith("{"):
-        return bool(line.strip())
-    return json.loads(line)["level"] in ("ERROR", "CRITICAL")
+    if line.startswith("{"):
+        return json.loads(line)["level"] in ("ERROR", "CRITICAL")
+    return bool(line.strip()) and not line.startswith(NO_ERRORS)
 
 
 def _say(what: str) -> None:
