@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -49,6 +50,9 @@ _UNAVAILABLE_CLASSES: Final = ("08", "53", "57", "55P03")
 # The whole unit was rolled back, so it may simply run again.
 _REPEATABLE: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 _REPEATS: Final = 3
+
+# A unit that was refused raises its reason; the driver says it once more, in a line of its own that is no JSON.
+logging.getLogger("psycopg").addFilter(lambda record: not record.getMessage().startswith("error ignored terminating"))
 
 
 class Database:
