@@ -36,9 +36,11 @@ run: $(READY)
 token: $(READY)
 	@$(BIN)/python -m local.token --role "$${ROLE:-user}" --user "$${AS:-}"
 
+# More than two cores need: a test waits for its servers most of its time.
+WORKERS ?= 4
 .PHONY: test
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: test-contract
 test-contract: $(READY)

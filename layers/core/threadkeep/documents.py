@@ -226,7 +226,8 @@ async def read(
     if not documents:
         raise not_found("document")
     if not rows:
-        raise not_found("version")
+        # Without a number it is the document itself that went between the two statements.
+        raise not_found("document" if version is None else "version")
     return _document(rows[0])
 
 
