@@ -15,7 +15,7 @@ from pydantic_ai.toolsets import FunctionToolset
 from functions.documents import app as documents
 from tests.chat_server import MODELS, Answer, ChatServer, running, settings_for
 from tests.emulator import Emulator, Fault, Gate, Hold, Reply, Silence, ToolCall, Usage
-from threadkeep_agents import roster
+from threadkeep_agents import document_agents, roster
 from threadkeep_agents.own_servers import Recorded
 from threadkeep_agents.tools import TurnContext
 
@@ -464,6 +464,37 @@ async def test_what_was_written_waits_for_a_database_that_is_away(
     assert "tool-output-error" not in answer.types
     contents = [row["content"] for row in await server.rows('select content from "Document" order by "createdAt"')]
     assert contents == ["Old.", "Written."]
+
+
+async def test_what_could_not_be_stored_is_not_said_to_be(
+    server: ChatServer, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_agents, "STORE_SECONDS", 0.5)
+    monkeypatch.setattr("threadkeep.database.WAIT_FOR_CONNECTION_SECONDS", 0.3)
+    monkeypatch.setattr("threadkeep.database.CHECK_AFTER_IDLE_SECONDS", 0.0)
+    gate = Gate()
+    emulator.script(
+        Reply(tool_calls=[create()]),
+        Reply(text=["Half a ", "document"], finish="length", interruptions=[Hold(gate, after_deltas=1)]),
+        Reply(text="It broke off."),
+    )
+    turn = asyncio.create_task(server.say("Write"))
+    await gate.arrived()
+    [database] = await server.rows("select current_database() as name")
+    await server.rows(f'alter database "{database["name"]}" connection limit 0')
+    await server.rows(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname = current_database() and usename = 'threadkeep_api'"
+    )
+    gate.release()
+    await asyncio.sleep(1)
+    await server.rows(f'alter database "{database["name"]}" connection limit -1')
+
+    answer = await turn
+
+    [failed] = [event for event in answer.events if event["type"] == "tool-output-error"]
+    assert "was stored" not in failed["errorText"]
+    assert "provider:chat" in failed["errorText"]
 
 
 async def test_after_an_answer_that_broke_off_its_documents_can_be_changed(

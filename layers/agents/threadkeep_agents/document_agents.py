@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -149,23 +149,24 @@ async def _document_of(work: Work, craft: Craft, operation: str, document: str |
 
 
 async def _create(assignment: Assignment) -> dict[str, Any]:
-    kind, title, instruction = _named(assignment.craft, assignment.instruction)
+    kind, title = _named(assignment.craft, assignment.instruction)
     document = uuid4()
     assignment.work.resource = ("document", str(document))
     draft = Draft(assignment.work.context, document, kind, title)
-    prompt = _prompt(assignment, instruction, title=title)
+    prompt = _prompt(assignment, assignment.instruction, title=title)
     store = _Creation(assignment, document, kind, title)
     written = Written()
     try:
         await _write_checked(assignment, draft, kind, prompt, written)
     except BaseException as failure:
         # Nobody has this text but we: what there is of a new document is kept, and says that it is not whole.
-        if written.text.strip():
-            await _in_time(store.store(written.text, invalid="It was not written to its end."))
+        is_kept = bool(written.text.strip()) and await _in_time(
+            store.store(written.text, invalid="It was not written to its end.")
+        )
         if isinstance(failure, Exception):
             await draft.finish()
-        if isinstance(failure, Exception) and written.text.strip():
-            raise ToolFailed(f"Writing broke off. What there is was stored as {document}.") from failure
+            if is_kept:
+                raise ToolFailed(f"Writing broke off. What there is was stored as {document}.") from failure
         raise
     stored = await store.store(written.text, invalid=written.complaint)
     await draft.finish()
@@ -481,15 +482,15 @@ def _base(assignment: Assignment) -> Document:
     return assignment.base
 
 
-def _named(craft: Craft, instruction: str) -> tuple[Kind, str, str]:
-    """Kind and title, which the first line of an instruction names, and the whole instruction."""
+def _named(craft: Craft, instruction: str) -> tuple[Kind, str]:
+    """Kind and title, which the first line of an instruction names."""
     found = _FIRST_LINE.match(instruction)
     kind: Kind = craft.kinds[0]
     if found is not None and found[1].lower() == "sheet" and "sheet" in craft.kinds:
         kind = "sheet"
     named = found[2] if found is not None else instruction.strip().split("\n", 1)[0]
     title = " ".join(named.replace("\0", "").encode(errors="ignore").decode().split())[:TITLE_CHARACTERS].strip()
-    return kind, title or craft.noun.capitalize(), instruction
+    return kind, title or craft.noun.capitalize()
 
 
 _TEMPLATE_OF_NEW: Final = "<title>\n{title}\n</title>\n\n<request>\n{instruction}\n</request>"
@@ -582,11 +583,12 @@ async def _patiently(turn: TurnContext, store: Callable[[Principal], Awaitable[D
     return await turn.as_user(store)
 
 
-async def _in_time(storing: Any) -> None:
-    """Stores although the turn is being ended; it does not hold the end up for long."""
-    task = asyncio.ensure_future(storing)
+async def _in_time(storing: Coroutine[Any, Any, Document]) -> bool:
+    """Stores although the turn is being ended, which it does not hold up for long; whether it is known to be stored."""
+    task = asyncio.create_task(storing)
     try:
         async with asyncio.timeout(STORE_SECONDS):
             await asyncio.shield(task)
     except (TimeoutError, ThreadkeepError):
-        return
+        return False
+    return True

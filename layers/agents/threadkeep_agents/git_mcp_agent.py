@@ -19,7 +19,7 @@ from threadkeep.configuration import GitMcpAgent
 from threadkeep.errors import ThreadkeepError
 from threadkeep.repositories import Repository
 from threadkeep_agents import tool_servers
-from threadkeep_agents.metering import OFFLINE, is_whole
+from threadkeep_agents.metering import is_whole
 from threadkeep_agents.tools import TurnContext
 from threadkeep_agents.work import Context, Work, on_record
 
@@ -47,7 +47,7 @@ def is_available(context: Context) -> bool:
     """Whether there may be a token for this person, and a model that can use it."""
     turn = context.deps
     has_token = turn.github_token is not None or turn.settings.github_token_secrets is not None
-    return has_token and turn.models.priced.provider != OFFLINE
+    return has_token and not turn.models.is_offline
 
 
 async def _run(work: Work, shape: GitMcpAgent, token: str, question: str) -> str:

@@ -56,6 +56,11 @@ class ModelChoice:
         self.window = Window(run.omitted)
         self._standby = [PricedModel.of_row(row) for row in run.fallback]
 
+    @property
+    def is_offline(self) -> bool:
+        """Whether no provider has a key here."""
+        return self.priced is OFFLINE_MODEL
+
     def for_agent(self, agent: str) -> AgentModel:
         """The model for one run of an agent, its requests on the turn's ledger."""
         entries: list[Entry] = []

@@ -51,6 +51,8 @@ async def provider_tools_agent(context: Context, input: str) -> dict[str, Any]: 
 def is_available(context: Context) -> bool:
     """Whether any of the tools that are on works with the turn's model."""
     turn = context.deps
+    if turn.models.is_offline:
+        return False
     shape = turn.configured(AGENT, turn.provider)
     assert isinstance(shape, ProviderToolsAgent)
     return bool(_tools(shape, turn.models.for_agent(AGENT).model).names)
@@ -134,13 +136,12 @@ class _Tools:
 
 
 def _tools(shape: ProviderToolsAgent, model: Model[Any]) -> _Tools:
-    """What of the configuration works with this model; nothing does offline."""
-    is_offline = model.system == "function"
-    supported = frozenset() if is_offline else model.profile.get("supported_native_tools", frozenset())
+    """What of the configuration works with this model."""
+    supported = model.profile.get("supported_native_tools", frozenset())
     on = [name for name in _NATIVE if getattr(shape.tools, name).enabled]
     native = [name for name in on if _NATIVE[name] in supported]
     others = [name for name in on if name not in native]
-    is_reader_ours = "url_context" in others and not is_offline
+    is_reader_ours = "url_context" in others
     return _Tools(native, is_reader_ours, [name for name in others if not (is_reader_ours and name == "url_context")])
 
 
