@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.tools import ToolDefinition
 
 from threadkeep.errors import ThreadkeepError
@@ -34,7 +35,6 @@ async def session(
     headers: Mapping[str, str] | None = None,
     is_offered: Callable[[ToolDefinition], bool] = lambda _: True,
     connect_seconds: float | None = None,
-    call_seconds: float | None = None,
 ) -> AsyncIterator[AbstractToolset[TurnContext]]:
     """The tools of a server for one run; the session ends with the block.
 
@@ -44,17 +44,16 @@ async def session(
     from pydantic_ai.mcp import MCPToolset
 
     connect_seconds = connect_seconds or CONNECT_SECONDS
-    call_seconds = call_seconds or CALL_SECONDS
     given = dict(headers or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
     await _check(url, given, connect_seconds)
     toolset: MCPToolset[TurnContext] = MCPToolset(
         url,
         headers=given,
         init_timeout=connect_seconds,
-        read_timeout=call_seconds,
+        read_timeout=CALL_SECONDS,
         tool_error_behavior="failed",
         max_retries=1,
-        process_tool_call=_bounded(call_seconds),
+        process_tool_call=_bounded,
     )
     try:
         async with asyncio.timeout(connect_seconds):
@@ -97,20 +96,15 @@ async def _check(url: str, headers: Mapping[str, str], seconds: float) -> None:
         raise ThreadkeepError("unavailable:tool")
 
 
-def _bounded(seconds: float) -> Any:
-    async def call(_: Context, call_tool: Any, name: str, arguments: dict[str, Any]) -> Any:
-        from pydantic_ai.exceptions import ModelRetry, ToolFailed
-
-        try:
-            async with asyncio.timeout(seconds):
-                return readable(await call_tool(name, arguments))
-        except (ModelRetry, ToolFailed):
-            raise
-        except (Exception, BaseExceptionGroup) as error:
-            outage = _outage(error)
-            raise ToolFailed(f"{outage.detail} ({outage.code})") from error
-
-    return call
+async def _bounded(_: Context, call_tool: Any, name: str, arguments: dict[str, Any]) -> Any:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            return readable(await call_tool(name, arguments))
+    except (ModelRetry, ToolFailed):
+        raise
+    except (Exception, BaseExceptionGroup) as error:
+        outage = _outage(error)
+        raise ToolFailed(f"{outage.detail} ({outage.code})") from error
 
 
 async def _leave(toolset: Any) -> None:

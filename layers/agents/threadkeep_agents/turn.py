@@ -187,10 +187,7 @@ class Turn:
         return answer.replay
 
     async def _read_attachments(self) -> None:
-        provider: Provider = self._run.configuration_of  # type: ignore[assignment]
-        agent = self._parties.roster.configuration("chat_model_agent", provider)
-        assert isinstance(agent, ChatModelAgent)
-        reader = attachments.Reader(self._models.priced, agent)
+        reader = attachments.Reader(self._models.priced, self._chat_agent())
         database, storage = self._parties.database, self._parties.storage
         resolved = await self._context.as_user(
             lambda user: attachments.resolve(self._run.history, reader, database, storage, user)
@@ -205,11 +202,16 @@ class Turn:
         return Ledger(self._run.answer, left, is_of_budget=True)
 
     def _read_history(self) -> Conversation:
+        output = self._models.settings()["max_tokens"]
+        prompt = self._chat_agent().system_prompt
+        return self._models.window.read(self._run.history, self._models.priced, prompt, output)
+
+    def _chat_agent(self) -> ChatModelAgent:
+        """How the agent that answers is configured."""
         provider: Provider = self._run.configuration_of  # type: ignore[assignment]
         shape = self._parties.roster.configuration(CHAT_AGENT, provider)
         assert isinstance(shape, ChatModelAgent)
-        output = self._models.settings()["max_tokens"]
-        return self._models.window.read(self._run.history, self._models.priced, shape.system_prompt, output)
+        return shape
 
     def _first_metadata(self) -> dict[str, Any]:
         metadata: dict[str, Any] = {"sessionId": str(self._run.session), "model": self._models.priced.model_id}
