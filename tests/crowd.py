@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from threadkeep import turns
+from threadkeep import turns, upkeep
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import SERVICE, Principal
@@ -147,3 +147,17 @@ async def finish(database: Database, user_id: UUID, run: turns.Run) -> str:
         chunk_seq=0,
     )
     return await turns.finish(database, user_id, run, ending)
+
+
+async def rolled_up(database: Database, expected: int) -> bool:
+    """Whether so many rows are rolled up; a transaction of another test on this server may hold them up for a while."""
+    done = 0
+    async with asyncio.timeout(30):
+        while True:
+            report = await upkeep.run(database)
+            [found] = [kind for kind in report.kinds if kind.kind == "usage_roll_up"]
+            assert (found.error, found.remaining) == (None, 0)
+            done += found.done
+            if done >= expected:
+                return done == expected
+            await asyncio.sleep(0.05)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.crowd import Owner, at_once, begin, finish, somebody, usage
+from tests.crowd import Owner, at_once, begin, finish, rolled_up, somebody, usage
 from threadkeep import people, upkeep, usage_reports
 from threadkeep.database import Database
 from threadkeep.identity import SERVICE, Principal
@@ -49,20 +49,6 @@ async def claim(database: Database, account: Principal, guest: Principal) -> Non
         "select private.claim_guest(%(account)s, %(guest)s, null, null)",
         {"account": account.user_id, "guest": guest.user_id},
     )
-
-
-async def rolled_up(database: Database, expected: int) -> bool:
-    """Whether so many rows are rolled up; a transaction of another test on this server may hold them up for a while."""
-    done = 0
-    async with asyncio.timeout(30):
-        while True:
-            report = await upkeep.run(database)
-            [found] = [kind for kind in report.kinds if kind.kind == "usage_roll_up"]
-            assert (found.error, found.remaining) == (None, 0)
-            done += found.done
-            if done >= expected:
-                return done == expected
-            await asyncio.sleep(0.05)
 
 
 async def by_user(database: Database) -> dict[UUID | None, tuple[int, int, float]]:

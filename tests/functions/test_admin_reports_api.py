@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.administrators import ADA, ROOT, admin_api, all_pages, guest, problem, read, wrong_fields
-from tests.crowd import Owner, at_once
+from tests.crowd import Owner, at_once, rolled_up
 from tests.providers import OTHER_ISSUER, bearer
 from threadkeep import upkeep
 from threadkeep.database import Database
@@ -183,7 +183,7 @@ async def test_usage_is_grouped_and_filtered_by_any_of_its_dimensions(
     await use(owner, grace, provider="google", model="flash", cost=4)
     if is_rolled_up:
         monkeypatch.setattr(upkeep, "ROLLED_UP_AFTER", timedelta(0))
-        await upkeep.run(database)
+        assert await rolled_up(database, 3)
     by_user = await read(api, "usage", groupBy="user")
     assert keyed(by_user, "userId", "email") == {
         (str(grace), "grace@example.com"): (1, 4.0),

@@ -18,7 +18,7 @@ from functions.sessions import app as sessions
 from local.token import token
 from tests.administrators import ROOT, admin_api, all_pages, problem, read, wrong_fields
 from tests.chat_server import KEYS, ChatServer, running, settings_for
-from tests.crowd import Owner, at_once, begin, refusals, somebody
+from tests.crowd import Owner, at_once, begin, refusals, rolled_up, somebody
 from tests.emulator import Emulator, Reply
 from tests.providers import OTHER_ISSUER
 from threadkeep import upkeep
@@ -99,7 +99,7 @@ async def test_a_user_s_spend_is_that_of_the_month_and_of_all_time(
 
     await use(-1, 8)
     await use(0, 1)
-    await upkeep.run(database)
+    assert await rolled_up(database, 2)
     await use(-40, 16)
     await use(0, 2)
     found = {item["id"]: item for item in (await read(api, "users"))["items"]}
