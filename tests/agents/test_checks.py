@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -144,17 +143,21 @@ async def test_an_empty_or_too_large_diagram_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-async def test_a_hostile_diagram_is_refused_while_other_work_goes_on_and_the_next_is_judged(kind: str) -> None:
-    judging = asyncio.create_task(check_mermaid(HOSTILE[kind]))
-    longest = 0.0
+async def test_a_hostile_diagram_is_refused_and_the_next_is_judged(kind: str) -> None:
+    assert await check_mermaid(HOSTILE[kind]) is not None
+    assert await check_mermaid("flowchart LR\n  a --> b") is None
+
+
+async def test_other_work_goes_on_while_a_diagram_is_judged() -> None:
+    judging = asyncio.create_task(check_mermaid(HOSTILE["open tags"]))
+    turns_of_others = 0
     while not judging.done():
-        before = time.monotonic()
         await asyncio.sleep(0.01)
-        longest = max(longest, time.monotonic() - before)
+        turns_of_others += 1
 
     assert await judging is not None
-    assert longest < 2
-    assert await check_mermaid("flowchart LR\n  a --> b") is None
+    # An engine that kept the interpreter to itself would let one or two through.
+    assert turns_of_others > 10
 
 
 async def test_a_diagram_cannot_raise_the_limits() -> None:

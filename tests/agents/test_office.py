@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +77,8 @@ def test_a_slide_elsewhere_is_not_fetched() -> None:
         text_of_presentation(outside, PLENTY)
 
 
+# The walk would take hours.
+@pytest.mark.timeout(60)
 def test_a_cell_in_the_farthest_corner_does_not_make_a_walk_of_all_cells() -> None:
     from io import BytesIO
 
@@ -87,6 +88,4 @@ def test_a_cell_in_the_farthest_corner_does_not_make_a_walk_of_all_cells() -> No
     book.active.cell(1_048_576, 16_384, "far")
     buffer = BytesIO()
     book.save(buffer)
-    started = time.perf_counter()
     assert text_of_workbook(buffer.getvalue(), PLENTY) == "Sheet Sheet"
-    assert time.perf_counter() - started < 5

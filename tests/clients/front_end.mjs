@@ -34,11 +34,12 @@ const acts = {
   stop: ({ chat }) => chat.stop(),
   breakOff: (page) => page.breakOff(),
   look() {},
-  async until({ chat }, { text }) {
-    const isShown = () => JSON.stringify(chat.messages).includes(text);
+  async until({ chat }, { text, status }) {
+    const isShown = () => JSON.stringify(chat.messages).includes(text) && (!status || chat.status === status);
     await new Promise((resolve) => {
       const look = () => isShown() && resolve();
       chat["~registerMessagesCallback"](look);
+      chat["~registerStatusCallback"](look);
       look();
     });
   },

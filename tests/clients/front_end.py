@@ -72,9 +72,9 @@ class Chat:
     async def look(self) -> Page:
         return await self._act("look")
 
-    async def until(self, text: str) -> Page:
-        """The page once some message shows this text."""
-        return await self._act("until", text=text)
+    async def until(self, text: str, status: str | None = None) -> Page:
+        """The page once some message shows this text, and the chat has this status."""
+        return await self._act("until", text=text, status=status)
 
     async def _act(self, act: str, **given: Any) -> Page:
         return await self._front_end.call(self._name, act, **given)

@@ -153,6 +153,7 @@ async def test_a_page_whose_connection_broke_resumes_without_saying_things_twice
     assert (broken.texts, broken.status) == (["Hi", "Hel"], "error")
 
     resuming = asyncio.create_task(chat.resume())
+    await chat.until("Hel", status="streaming")
     gate.release()
     page = await resuming
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -377,9 +376,7 @@ async def test_a_pool_that_refuses_is_asked_again(
     )
     with monkeypatch.context() as down:
         down.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        started = time.monotonic()
         assert await profiles.delete_own(database, of_pool, user) == "pending"
-        assert time.monotonic() - started < identity_deletion.ATTEMPT_SECONDS
     [row] = await waiting(owner)
     assert row["last_error"] == "EndpointConnectionError"
     await make_due(owner)

