@@ -45,4 +45,4 @@ def publish(report: upkeep.Report) -> None:
 
 @cache
 def _database() -> Database:
-    return Database(settings().database_url.get_secret_value)
+    return Database(settings().database_url)

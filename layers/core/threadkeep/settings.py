@@ -70,19 +70,20 @@ class Secret:
         """Whether the text has to be asked for at Secrets Manager."""
         return bool(self._arn)
 
-    def get_secret_value(self) -> str:
+    def get_secret_value(self, *, anew: bool = False) -> str:
         """The text. A fetched one is kept for 300 seconds, so that a rotated secret is taken up without a deploy.
 
-        Raises SettingsError if the secret cannot be read or holds something wrong.
+        With `anew` it is fetched though it is kept. Raises SettingsError if the secret cannot be read or holds
+        something wrong.
         """
-        return self._fetched() if self._arn else self._text
+        return self._fetched(anew) if self._arn else self._text
 
-    def _fetched(self) -> str:
+    def _fetched(self, anew: bool) -> str:
         # It loads boto3, which takes longer than everything else that a cold start loads.
         from aws_lambda_powertools.utilities import parameters
 
         try:
-            text = parameters.get_secret(self._arn, max_age=FETCHED_SECRET_SECONDS).strip()
+            text = parameters.get_secret(self._arn, max_age=FETCHED_SECRET_SECONDS, force_fetch=anew).strip()
         except parameters.GetParameterError as error:
             raise SettingsError(f"{self._variable}: its secret cannot be read from Secrets Manager") from error
         try:
