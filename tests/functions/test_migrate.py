@@ -121,8 +121,9 @@ def test_a_deploy_that_goes_back_gets_back_though_the_database_is_away(
 ) -> None:
     """CloudFormation runs the old code again: were that to fail, the stack would stay half way."""
     monkeypatch.setenv("MIGRATION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nothing")
-    forward, back = stack.event("Update"), stack.event("Update")
-    back["ResourceProperties"], back["OldResourceProperties"] = back["OldResourceProperties"], back["ResourceProperties"]
+    forward = stack.event("Update")
+    new, old = forward["ResourceProperties"], forward["OldResourceProperties"]
+    back = stack.event("Update") | {"ResourceProperties": old, "OldResourceProperties": new}
     for event in (forward, back):
         app.handler(event, LambdaContext())
     assert [answer["Status"] for answer in stack.answers] == ["FAILED", "SUCCESS"]
