@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property, partial
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -475,10 +475,10 @@ def _database_url(text: str, *, host: str, name: str) -> str:
     if not port.isdigit() or not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
         raise ValueError("has a host or a port that is none")
     host = f"[{host}]" if ":" in host else host
-    # Amazon's certificates are in no trust store, hence no verify-full unless the secret asks for it.
-    mode = members.get("sslmode", "require")
+    # Amazon's certificates are in no trust store, hence no verify-full unless the secret asks for it and has a file.
+    tls = {"sslmode": "require"} | {name: members[name] for name in ("sslmode", "sslrootcert") if name in members}
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    return f"postgresql://{login}@{host}:{port}/{quote(database, safe='')}?sslmode={quote(mode, safe='')}"
+    return f"postgresql://{login}@{host}:{port}/{quote(database, safe='')}?{urlencode(tls, quote_via=quote)}"
 
 
 def _password(text: str) -> str:
