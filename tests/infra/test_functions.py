@@ -205,6 +205,11 @@ def test_every_route_of_the_api_reaches_its_function() -> None:
     assert wrong == {}
 
 
+def test_a_gateways_warnings_do_not_end_a_deploy() -> None:
+    """It warns of what SAM writes, too; that every route is there is known before."""
+    assert "FailOnWarnings" not in stacks.stack("given").resources["HttpApi"]["Properties"]
+
+
 def test_no_route_leads_where_the_api_has_nothing() -> None:
     """A path below a prefix that the API does not have reaches the prefix's function, which answers 404 itself."""
     for (method, pattern), folder in _http_routes().items():
