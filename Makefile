@@ -92,13 +92,13 @@ $(SAM)/.ready: requirements/sam.txt $(READY)
 	@touch $@
 
 IDENTITY := import boto3; print(boto3.client("sts").get_caller_identity()["Arn"])
-CAPABILITIES := --resolve-s3 --capabilities CAPABILITY_IAM CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND
 .PHONY: deploy
 deploy: $(SAM)/.ready
 	@$(SAM)/bin/python -c '$(IDENTITY)' 2>/dev/null || \
 	  { echo "AWS does not know who you are: run aws configure or aws sso login, or set AWS_PROFILE."; exit 1; }
+	@$(BIN)/python -m local.deployment $(ARGS)
 	$(SAM)/bin/sam build --build-in-source
-	$(SAM)/bin/sam deploy $(if $(shell grep -s stack_name samconfig.toml),,--guided) $(CAPABILITIES) $(ARGS)
+	$(SAM)/bin/sam deploy $(ARGS)
 
 include $(dir $(lastword $(MAKEFILE_LIST)))infra/build.mk
 

@@ -74,7 +74,8 @@ class Inputs:
     prices: Prices = field(default_factory=Prices)
 
 
-# max_connections of Aurora PostgreSQL Serverless v2 by its largest capacity (AWS's table).
+# max_connections of Aurora PostgreSQL Serverless v2 by its largest capacity (AWS's table). With 0.5 as the smallest
+# there are never more than 2,000.
 CONNECTIONS: Final = ((1, 189), (4, 823), (8, 1669), (16, 3360), (256, 5000))
 # The share of them that RDS Proxy may use.
 PROXY_SHARE: Final = 0.9
@@ -191,7 +192,8 @@ def limits(given: Inputs) -> list[Limit]:
         Limit(
             f"connections at {given.maximum_acus:.0f} ACUs, if each environment pins one",
             pinned,
-            "raise the capacity (5,000 connections from 32 ACUs on); find what pins in the proxy's log; "
+            "raise the capacity and restart the instance (5,000 connections from 32 ACUs on, but 2,000 while "
+            "`AuroraMinimumCapacity` is 0.5); find what pins in the proxy's log; "
             "shared, the pool lasts as long as the processors",
         ),
         Limit(

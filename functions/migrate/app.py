@@ -31,7 +31,8 @@ class MigrationFailed(Exception):  # noqa: N818 - it is read in an operator's te
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any] | None:
     """Gives an operator the report, or raises MigrationFailed; answers CloudFormation in every case.
 
-    There it raises nothing, which would have Lambda repeat a request that has been answered.
+    There it raises nothing, which would have Lambda repeat a request that has been answered. Going back never fails: it
+    would leave the stack half way, and the code that served before needs nothing that its database does not have.
     """
     if "RequestType" not in event:
         return _in_time(str(event.get("action")), context)
@@ -42,9 +43,19 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any] | None:
             report = _in_time("migrate", context)
             data = {"Applied": len(report["applied"]), "Ahead": len(report["ahead"])}
     except MigrationFailed as error:
-        reason = f"{error} (log stream {context.log_stream_name})"
+        if not _goes_back(event):
+            reason = f"{error} (log stream {context.log_stream_name})"
     cloudformation.answer(event, reason=reason, resource_id=RESOURCE_ID, data=data)
     return None
+
+
+def _goes_back(event: dict[str, Any]) -> bool:
+    """Whether an update is taken back: the version of the code that is to be there is older than the one that was."""
+    numbers = [
+        str(event.get(properties, {}).get("Code", "")).rpartition(":")[2]
+        for properties in ("ResourceProperties", "OldResourceProperties")
+    ]
+    return all(number.isdecimal() for number in numbers) and int(numbers[0]) < int(numbers[1])
 
 
 def _in_time(action: str, context: Any) -> dict[str, Any]:

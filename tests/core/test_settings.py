@@ -348,9 +348,9 @@ QUOTED = "hunter2%40%2F%3F%25%20%3A%27"
     [
         (MASTER | PLACE, {}, f"owner:{QUOTED}@cluster.example.com:5433/threadkeep?sslmode=require"),
         (
-            MASTER | PLACE | {"sslmode": "verify-full"},
+            MASTER | PLACE | {"sslmode": "verify-full", "sslrootcert": "/opt/a ca.pem"},
             {"DATABASE_HOST": "proxy.example.com"},
-            f"owner:{QUOTED}@proxy.example.com:5433/threadkeep?sslmode=verify-full",
+            f"owner:{QUOTED}@proxy.example.com:5433/threadkeep?sslmode=verify-full&sslrootcert=%2Fopt%2Fa%20ca.pem",
         ),
         (
             MASTER,

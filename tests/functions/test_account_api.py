@@ -213,7 +213,7 @@ async def test_a_guest_who_leaves_loses_the_cookie_and_gets_no_new_token(
 
     assert answer.status_code == 204
     assert not {"x-guest-token", "x-identity-deletion"} & set(answer.headers)
-    assert answer.headers["set-cookie"].startswith("threadkeep_guest=; HttpOnly; Path=/api; Max-Age=0")
+    assert answer.headers["set-cookie"].startswith("threadkeep_guest=; HttpOnly; Path=/; Max-Age=0")
     assert problem(await api.get("/api/me", headers=by_token(half_spent.token))) == (403, "forbidden:account")
 
 

@@ -13,6 +13,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from psycopg.types.json import Jsonb
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from functions.sessions import app
 from tests.aws import LambdaContext, recorded
@@ -165,6 +167,18 @@ async def test_who_brings_no_token_becomes_a_guest_with_a_session(api: httpx.Asy
     listed = await api.get("/api/sessions", headers={"cookie": f"threadkeep_guest={token}"})
     assert [session["id"] for session in listed.json()["items"]] == [answer.json()["id"]]
     assert await owner.rows("select is_guest from public.user_profiles") == [{"is_guest": True}]
+
+
+async def test_a_browser_gives_a_guests_cookie_back_below_whatever_path_the_api_stands(
+    settings: Settings, database: Database
+) -> None:
+    """A stage of API Gateway is the first part of the browser's path, and of none that the function sees."""
+    application = create_app(app.router, runtime=Runtime(settings, database, Authenticator(settings)))
+    gateway = httpx.ASGITransport(Starlette(routes=[Mount("/v1", application)]))
+    async with httpx.AsyncClient(transport=gateway, base_url="https://api.example.com/v1") as browser:
+        made = await browser.post("/api/sessions", headers={"origin": ORIGIN}, json={"id": "mine"})
+        again = await browser.post("/api/sessions", headers={"origin": ORIGIN}, json={"id": "mine"})
+    assert (made.status_code, again.status_code, again.json()) == (201, 200, made.json())
 
 
 async def test_too_many_guests_are_refused_with_their_sessions(api: httpx.AsyncClient, owner: Owner) -> None:

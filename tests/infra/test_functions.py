@@ -29,6 +29,7 @@ AT_DEFAULT: Final = {
 # What others than the settings class read.
 READ_ELSEWHERE: Final = {
     "AWS_LAMBDA_EXEC_WRAPPER": "Lambda",
+    "AWS_LWA_ASYNC_INIT": "Lambda Web Adapter",
     "AWS_LWA_INVOKE_MODE": "Lambda Web Adapter",
     "AWS_LWA_PORT": "Lambda Web Adapter and run.sh",
     "AWS_LWA_READINESS_CHECK_PATH": "Lambda Web Adapter",
@@ -189,6 +190,8 @@ def test_chat_really_streams() -> None:
         assert integration["timeoutInMillis"] == STREAM_SECONDS * 1000
     environment = _environment("ChatStreamFunction", "given")
     assert environment["AWS_LWA_INVOKE_MODE"] == "response_stream"
+    # Else a start of more than 10 s would begin again.
+    assert environment["AWS_LWA_ASYNC_INIT"] == "true"
     assert environment["AWS_LAMBDA_EXEC_WRAPPER"] == "/opt/bootstrap"
 
 
@@ -200,6 +203,11 @@ def test_every_route_of_the_api_reaches_its_function() -> None:
         if (reached := _reached(_http_routes(), method, path)) != tag and tag != "health"
     }
     assert wrong == {}
+
+
+def test_a_gateways_warnings_do_not_end_a_deploy() -> None:
+    """It warns of what SAM writes, too; that every route is there is known before."""
+    assert "FailOnWarnings" not in stacks.stack("given").resources["HttpApi"]["Properties"]
 
 
 def test_no_route_leads_where_the_api_has_nothing() -> None:
@@ -251,6 +259,14 @@ def test_both_gateways_are_throttled() -> None:
     assert settings["ResourcePath"] == "/*"
     assert settings["ThrottlingRateLimit"] == 100
     assert settings["ThrottlingBurstLimit"] == 200
+
+
+def test_no_gateway_writes_metrics_of_each_route() -> None:
+    """They are billed one by one, and no alarm reads them."""
+    (stage,) = stacks.stack("given").of_type("AWS::ApiGatewayV2::Stage").values()
+    assert "DetailedMetricsEnabled" not in stage["Properties"]["DefaultRouteSettings"]
+    (settings,) = stacks.stack("given").resources["StreamApiv1Stage"]["Properties"]["MethodSettings"]
+    assert "MetricsEnabled" not in settings
 
 
 def test_a_log_of_the_gateway_holds_no_header_and_no_query() -> None:

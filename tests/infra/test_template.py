@@ -96,6 +96,19 @@ def test_no_function_gets_new_code_before_the_migrations_are_done() -> None:
     assert waiting == set(root.of_type("AWS::Lambda::Function")) - {"MigrateFunction"}
 
 
+def test_the_proxy_gets_its_database_after_the_role_that_it_logs_in_as() -> None:
+    """CloudFormation makes a target only of a database that the proxy is logged in at; the migrations make the role."""
+    targets = {
+        (each.name, name): target
+        for each in stacks.all_stacks("whole")
+        for name, target in each.of_type("AWS::RDS::DBProxyTargetGroup").items()
+    }
+    assert {place: target["DependsOn"] for place, target in targets.items()} == {
+        ("root", "DatabaseProxyTargets"): "Migrations"
+    }
+    assert not stacks.stack("given").of_type("AWS::RDS::DBProxyTargetGroup")
+
+
 def test_an_alias_points_to_a_version_of_its_function() -> None:
     root = stacks.stack("given")
     aliases = root.of_type("AWS::Lambda::Alias")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from local.postgres import EmbeddedPostgres
 from tests.databases import SQL, DatabaseServer, own_cluster
 from threadkeep.migrations import MigrationError, MigrationReport, Timeouts, apply
 from threadkeep.schema_check import verify
@@ -285,3 +290,57 @@ def test_the_password_of_the_login_role_never_stands_in_the_servers_log() -> Non
     assert stored[0].startswith("SCRAM-SHA-256$")
     assert "alter role" in logged
     assert "correct horse battery" not in logged
+
+
+def test_a_server_that_takes_no_hash_gets_the_password_after_all_else_is_committed() -> None:
+    with own_cluster(listen_tcp=True) as server, like_neon(server) as dsn:
+        report = apply(dsn, SQL, api_password="correct horse battery")
+        again = apply(dsn, SQL, api_password="another horse battery")
+        stored = ask(server.dsn(), "select rolpassword from pg_authid where rolname = 'threadkeep_api'")
+        login = make_conninfo(server.tcp_dsn(), user="threadkeep_api", password="another horse battery")
+        assert ask(login, "select session_user::text") == ["threadkeep_api"]
+
+    assert (len(report.applied), report.password_set) == (len(list(SQL.glob("*.sql"))), True)
+    assert (again.applied, again.password_set) == ((), True)
+    assert stored[0].startswith("SCRAM-SHA-256$")
+
+
+@contextmanager
+def like_neon(server: EmbeddedPostgres) -> Iterator[str]:
+    """The address of a proxy with which a transaction cannot commit that gave a role a hash as its password."""
+    with psycopg.connect(server.dsn(), autocommit=True) as owner:
+        owner.execute("""
+            create schema control_plane;
+            create table control_plane.hashes (role text);
+            create function control_plane.refuse() returns trigger language plpgsql as $$
+            begin
+                raise exception using errcode = 'XX000', message = 'Received HTTP code 400 from control plane: '
+                    '{"error":"Neon only supports being given plaintext passwords."}';
+            end $$;
+            create constraint trigger refuse after insert on control_plane.hashes deferrable initially deferred
+                for each row execute function control_plane.refuse()
+        """)
+    target = conninfo_to_dict(server.tcp_dsn())
+
+    class Client(BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((str(target["host"]), int(str(target["port"])))) as upstream:
+                threading.Thread(target=self._answers, args=(upstream,), daemon=True).start()
+                while data := self.request.recv(1 << 16):
+                    if b"SCRAM-SHA-256$" in data:
+                        data = query(b"insert into control_plane.hashes values ('one');" + data[5:-1])
+                    upstream.sendall(data)
+
+        def _answers(self, upstream: socket.socket) -> None:
+            with suppress(OSError):
+                while data := upstream.recv(1 << 16):
+                    self.request.sendall(data)
+
+    def query(text: bytes) -> bytes:
+        return b"Q" + (len(text) + 5).to_bytes(4, "big") + text + b"\0"
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Client) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, args=(0.02,)).start()
+        yield make_conninfo(server.tcp_dsn(), port=proxy.server_address[1], host="127.0.0.1", sslmode="disable")
+        proxy.shutdown()

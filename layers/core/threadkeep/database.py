@@ -12,10 +12,9 @@ import copy
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final, LiteralString, Self
 from weakref import WeakKeyDictionary
 
@@ -30,6 +29,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from threadkeep.activity import Call
 from threadkeep.errors import SENTENCES, FieldError, ThreadkeepError
 from threadkeep.identity import Principal, Service
+from threadkeep.settings import Secret
 
 Actor = Principal | Service
 Parameters = Mapping[str, Any]
@@ -41,6 +41,8 @@ WAIT_FOR_CONNECTION_SECONDS: Final = 5.0
 CHECK_AFTER_IDLE_SECONDS: Final = 20.0
 # The pool waits longer after each failure; given up early, it starts anew with the next request.
 RECONNECT_SECONDS: Final = 4.0
+# A database that is away for an hour must not become a rush on whoever keeps its address.
+ASK_ANEW_SECONDS: Final = 10.0
 
 _BECOME: Final = "select set_config('role', %(role)s, true), set_config('request.jwt.claims', %(claims)s, true)"
 _REQUIRE_ACTIVE: Final = "select private.require_active_caller()"
@@ -59,22 +61,25 @@ class Database:
     """A pool of connections (one on Lambda) that runs units of work for an actor.
 
     It opens at its first use, in the event loop of that use, and is closed by `close`. One that belongs to a `call`
-    logs what it does as that call's activity. A `url` that is a function is asked before each connection, in a thread,
-    so that a rotated password is taken up.
+    logs what it does as that call's activity. A `url` that is a secret is asked for before each connection, and past
+    what is kept of it after a connection that was not made: so a rotated password is taken up at once.
     """
 
-    def __init__(self, url: str | Callable[[], str], *, pool_size: int = 1) -> None:
+    def __init__(self, url: str | Secret, *, pool_size: int = 1) -> None:
+        self._url = url
+        self._is_connecting = False
+        self._asked_anew = -ASK_ANEW_SECONDS
         self._last_used: WeakKeyDictionary[psycopg.AsyncConnection[DictRow], float] = WeakKeyDictionary()
         self.call: Call | None = None
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[DictRow]] = AsyncConnectionPool(
-            url if isinstance(url, str) else partial(asyncio.to_thread, url),
+            self._address,
             min_size=1,
             max_size=pool_size,
             open=False,
             timeout=WAIT_FOR_CONNECTION_SECONDS,
             reconnect_timeout=RECONNECT_SECONDS,
             check=self._check,
-            configure=_configure,
+            configure=self._configure,
             kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
         )
 
@@ -142,6 +147,19 @@ class Database:
             yield connection
             self._last_used[connection] = time.monotonic()
 
+    async def _address(self) -> str:
+        if isinstance(self._url, str):
+            return self._url
+        anew = self._is_connecting and time.monotonic() - self._asked_anew >= ASK_ANEW_SECONDS
+        if anew:
+            self._asked_anew = time.monotonic()
+        self._is_connecting = True
+        return await asyncio.to_thread(self._url.get_secret_value, anew=anew)
+
+    async def _configure(self, connection: psycopg.AsyncConnection[DictRow]) -> None:
+        self._is_connecting = False
+        connection.adapters.register_loader("timestamptz", _UtcLoader)
+
     async def _check(self, connection: psycopg.AsyncConnection[DictRow]) -> None:
         """Asks a connection that lay idle whether it still lives; one used a moment ago is believed."""
         if time.monotonic() - self._last_used.get(connection, 0.0) > CHECK_AFTER_IDLE_SECONDS:
@@ -173,10 +191,6 @@ class _UtcLoader(Loader):
     def load(self, data: Buffer) -> datetime:
         moment: datetime = self._in_server_zone.load(data)
         return moment.astimezone(UTC)
-
-
-async def _configure(connection: psycopg.AsyncConnection[DictRow]) -> None:
-    connection.adapters.register_loader("timestamptz", _UtcLoader)
 
 
 class _domain_errors:  # noqa: N801 - reads as a statement

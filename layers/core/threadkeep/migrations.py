@@ -129,8 +129,8 @@ def apply(
 ) -> MigrationReport:
     """Apply the pending files of `folder`, in the order of their names, and say which they were.
 
-    `api_password` becomes the password of the login role; only its SCRAM hash is sent. Runs at the same time wait
-    for one another. What has not ended after so many `seconds` is cancelled and rolled back. Raises MigrationError:
+    `api_password` becomes the password of the login role when all else is committed. Runs at the same time wait for
+    one another. What has not ended after so many `seconds` is cancelled and rolled back. Raises MigrationError:
     a file was edited, is out of order, fails or has no time left (then nothing of it stays), or the database holds
     our tables without our constraints.
     """
@@ -139,13 +139,13 @@ def apply(
     with connect(dsn, deadline) as connection, deadline.cancelling(connection):
         done: list[AppliedMigration] = []
         while True:
-            plan, applied, outside = _apply_in_one_transaction(
-                connection, migrations, dry_run, api_password, timeouts, deadline
-            )
+            plan, applied, outside = _apply_in_one_transaction(connection, migrations, dry_run, timeouts, deadline)
             done += applied
             if not outside or dry_run:
                 break
             done += _apply_outside_transaction(dsn, connection, outside[0], timeouts, deadline)
+        if api_password is not None and not dry_run:
+            set_api_password(connection, api_password, deadline)
     names_done = {migration.name for migration in done}
     return MigrationReport(
         dry_run=dry_run,
@@ -161,7 +161,6 @@ def _apply_in_one_transaction(
     connection: Connection,
     migrations: Sequence[Migration],
     dry_run: bool,
-    api_password: str | None,
     timeouts: Timeouts,
     deadline: Deadline,
 ) -> tuple[Plan, list[AppliedMigration], list[Migration]]:
@@ -177,8 +176,6 @@ def _apply_in_one_transaction(
                 break
             deadline.check()
             applied.append(run(connection, migration, timeouts))
-        if api_password is not None and not outside:
-            set_api_password(connection, api_password)
     return plan, applied, outside
 
 
@@ -483,12 +480,23 @@ def record(connection: Connection, migration: Migration, started: float) -> Appl
     return AppliedMigration(name=migration.name, duration_ms=duration_ms)
 
 
-def set_api_password(connection: Connection, password: str) -> None:
-    """Give the login role its password, hashed here so that no server log ever holds it."""
-    hashed = connection.pgconn.encrypt_password(password.encode(), API_ROLE.encode(), b"scram-sha-256")
-    connection.execute(
-        sql.SQL("alter role {} password {}").format(sql.Identifier(API_ROLE), sql.Literal(hashed.decode()))
-    )
+def set_api_password(connection: Connection, password: str, deadline: Deadline) -> None:
+    """Give the login role its password, hashed here so that no server log ever holds it.
+
+    Neon refuses a hash, when the transaction commits and with everything in it; there the password goes over TLS.
+    """
+    hashed = connection.pgconn.encrypt_password(password.encode(), API_ROLE.encode(), b"scram-sha-256").decode()
+    try:
+        _set_api_password(connection, hashed, deadline)
+    except psycopg.InternalError as error:
+        if "plaintext password" not in str(error):
+            raise
+        _set_api_password(connection, password, deadline)
+
+
+def _set_api_password(connection: Connection, password: str, deadline: Deadline) -> None:
+    with locked(connection, deadline=deadline):
+        connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(API_ROLE), sql.Literal(password)))
 
 
 @contextmanager

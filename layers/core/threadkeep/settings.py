@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property, partial
 from typing import Annotated, Any, Final, Literal, get_args
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -70,19 +70,20 @@ class Secret:
         """Whether the text has to be asked for at Secrets Manager."""
         return bool(self._arn)
 
-    def get_secret_value(self) -> str:
+    def get_secret_value(self, *, anew: bool = False) -> str:
         """The text. A fetched one is kept for 300 seconds, so that a rotated secret is taken up without a deploy.
 
-        Raises SettingsError if the secret cannot be read or holds something wrong.
+        With `anew` it is fetched though it is kept. Raises SettingsError if the secret cannot be read or holds
+        something wrong.
         """
-        return self._fetched() if self._arn else self._text
+        return self._fetched(anew) if self._arn else self._text
 
-    def _fetched(self) -> str:
+    def _fetched(self, anew: bool) -> str:
         # It loads boto3, which takes longer than everything else that a cold start loads.
         from aws_lambda_powertools.utilities import parameters
 
         try:
-            text = parameters.get_secret(self._arn, max_age=FETCHED_SECRET_SECONDS).strip()
+            text = parameters.get_secret(self._arn, max_age=FETCHED_SECRET_SECONDS, force_fetch=anew).strip()
         except parameters.GetParameterError as error:
             raise SettingsError(f"{self._variable}: its secret cannot be read from Secrets Manager") from error
         try:
@@ -474,10 +475,10 @@ def _database_url(text: str, *, host: str, name: str) -> str:
     if not port.isdigit() or not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
         raise ValueError("has a host or a port that is none")
     host = f"[{host}]" if ":" in host else host
-    # Amazon's certificates are in no trust store, hence no verify-full unless the secret asks for it.
-    mode = members.get("sslmode", "require")
+    # Amazon's certificates are in no trust store, hence no verify-full unless the secret asks for it and has a file.
+    tls = {"sslmode": "require"} | {name: members[name] for name in ("sslmode", "sslrootcert") if name in members}
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    return f"postgresql://{login}@{host}:{port}/{quote(database, safe='')}?sslmode={quote(mode, safe='')}"
+    return f"postgresql://{login}@{host}:{port}/{quote(database, safe='')}?{urlencode(tls, quote_via=quote)}"
 
 
 def _password(text: str) -> str:

@@ -40,7 +40,7 @@ class Runtime:
     @classmethod
     def of(cls, configured: Settings) -> Runtime:
         logger.setLevel(configured.log_level)
-        database = Database(configured.database_url.get_secret_value, pool_size=configured.database_pool_size)
+        database = Database(configured.database_url, pool_size=configured.database_pool_size)
         return cls(configured, database, Authenticator(configured))
 
     def prepare(self) -> None:

@@ -105,11 +105,10 @@ def _correlation_id(headers: Headers) -> UUID:
 
 
 def _set_guest_cookie(headers: MutableHeaders, token: str, *, seconds: int, secure: bool) -> None:
-    # A front end at another site gets its cookie back only with SameSite=None, which browsers take over TLS alone.
+    # A front end at another site gets its cookie back only with SameSite=None, which browsers take over TLS alone. A
+    # path would have to be the browser's, which a stage of API Gateway or a proxy makes another than ours.
     same_site = "None; Secure" if secure else "Lax"
-    headers.append(
-        "set-cookie", f"{GUEST_COOKIE}={token}; HttpOnly; Path=/api; Max-Age={seconds}; SameSite={same_site}"
-    )
+    headers.append("set-cookie", f"{GUEST_COOKIE}={token}; HttpOnly; Path=/; Max-Age={seconds}; SameSite={same_site}")
 
 
 def _is_https(scope: Scope, headers: Headers) -> bool:
