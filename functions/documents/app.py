@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
@@ -14,6 +15,7 @@ from fastapi import Path as PathParameter
 from pydantic import Field, StringConstraints
 
 from threadkeep import differences, documents, ids, sheets, suggestions
+from threadkeep.errors import ThreadkeepError
 from threadkeep.pages import MAXIMUM_CURSOR_CHARACTERS
 from threadkeep.web import (
     ApiModel,
@@ -50,6 +52,10 @@ FILES: Final[dict[documents.Kind, tuple[str, str]]] = {
     "mermaid code": ("mmd", "text/vnd.mermaid"),
     "sheet": ("csv", "text/csv"),
 }
+
+# An answer of AWS Lambda has 6 MB, headers included, and its body is a string of JSON in it. A difference holds twice
+# what has changed, and many small changes are longer in JSON than their texts are.
+MAXIMUM_DIFFERENCE_BYTES: Final = 6_000_000
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NOT_IN_A_FILE_NAME: Final = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|]+')
@@ -319,6 +325,7 @@ async def delete_versions(
 @router.get(
     "/{document}/diff",
     summary="The difference between two versions",
+    response_model=DifferenceView,
     responses=raises("not_found:version", "too_large:difference"),
 )
 async def compare_versions(
@@ -327,15 +334,12 @@ async def compare_versions(
     here: Surroundings,
     from_version: Annotated[int, Query(alias="from", ge=1, le=documents.LARGEST_VERSION)],
     to_version: Annotated[int, Query(alias="to", ge=1, le=documents.LARGEST_VERSION)],
-) -> DifferenceView:
+) -> Response:
     document_id = ids.document_id(document)
     old = await documents.read(here.database, user, document_id, from_version)
     new = await documents.read(here.database, user, document_id, to_version, noted_as="document_view")
-    names = f"version {from_version}", f"version {to_version}"
     # In a thread: a megabyte takes a while, and others are being answered.
-    found = await asyncio.to_thread(differences.between, old.content, new.content, *names)
-    hunks = [HunkView.model_validate(hunk) for hunk in found.hunks]
-    return DifferenceView(from_version=from_version, to_version=to_version, unified=found.unified, hunks=hunks)
+    return Response(await asyncio.to_thread(_difference, old, new), media_type="application/json")
 
 
 @router.post(
@@ -442,6 +446,20 @@ async def reject_suggestion(
 async def _tagged(document: documents.Document, response: Response) -> DocumentView:
     response.headers["etag"] = entity_tag(str(document.version_id))
     return await DocumentView.of(document)
+
+
+def _difference(old: documents.Document, new: documents.Document) -> str:
+    found = differences.between(old.content, new.content, f"version {old.version}", f"version {new.version}")
+    view = DifferenceView(
+        from_version=old.version,
+        to_version=new.version,
+        unified=found.unified,
+        hunks=[HunkView.model_validate(hunk) for hunk in found.hunks],
+    )
+    body = view.model_dump_json(by_alias=True)
+    if len(json.dumps(body, ensure_ascii=False).encode()) > MAXIMUM_DIFFERENCE_BYTES:
+        raise ThreadkeepError("too_large:difference")
+    return body
 
 
 def _disposition(document: documents.Document, ending: str) -> str:

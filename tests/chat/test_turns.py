@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.chat_server import MODELS, ChatServer, running, settings_for, user_message
-from tests.emulator import Emulator, Reply, ToolCall, Usage
+from tests.emulator import Emulator, Fault, Reply, ToolCall, Usage
 from tests.round_trips import counted
 from threadkeep_agents import keeper
 
@@ -181,6 +181,50 @@ async def test_a_first_message_gets_a_better_title_with_a_usage_row_of_its_own(
     assert minute["request_count"] == 1
     await server.say({"id": str(answer.session), "message": "And where to eat?"})
     assert len(await server.rows("select * from usage_logs where agent_type = 'title'")) == 1
+
+
+async def test_a_title_that_a_person_gave_stays(server: ChatServer, emulator: Emulator) -> None:
+    """Also when the first answer, with which the session's own title would come, is made again."""
+    session = await empty_session(server, "Rome with Ada")
+    await server.rows("update admin_config set config_data = config_data - 'titles' where config_key = 'app_settings'")
+
+    answer = await server.say({"id": session, "message": "Where shall I go?", "model": MODELS["openai"]})
+    await server.say({"id": session, "trigger": "regenerate-message", "model": MODELS["openai"]})
+
+    assert "title" not in answer.metadata
+    assert await title_of(server, session) == "Rome with Ada"
+    assert await server.rows("select * from usage_logs where agent_type = 'title'") == []
+
+
+async def test_a_session_that_was_made_without_a_title_gets_one_with_its_first_message(
+    server: ChatServer, emulator: Emulator
+) -> None:
+    session = await empty_session(server, "New chat")
+    emulator.script(Fault(status=500), always=True)
+
+    answer = await server.say({"id": session, "message": "Where  shall\nI go?"})
+
+    assert answer.metadata["title"] == "Where shall I go?"
+    assert await title_of(server, session) == "Where shall I go?"
+
+
+async def empty_session(server: ChatServer, title: str) -> str:
+    """The id of a session that was made before its first message; titles by a model are off, unless said otherwise."""
+    await server.say("Hello")
+    [made] = await server.rows(
+        """
+        insert into "Chat" (user_id, title)
+        select user_id, %(title)s from "Chat"
+        returning id
+        """,
+        title=title,
+    )
+    return str(made["id"])
+
+
+async def title_of(server: ChatServer, session: str) -> Any:
+    [row] = await server.rows('select title from "Chat" where id = %(session)s', session=session)
+    return row["title"]
 
 
 async def test_without_a_key_the_offline_model_answers_and_says_what_it_is(

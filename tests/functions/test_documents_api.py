@@ -451,6 +451,26 @@ async def test_a_difference_is_given_as_text_and_as_hunks(api: httpx.AsyncClient
     assert wrong_fields(await api.get(f"{path}?from=1", headers=ADA)) == ["to"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # Every line holds what JSON makes longer, twice on its way out of AWS Lambda.
+        ('"a","b"\n' * 120_000, '"c","d"\n' * 120_000),
+        # Each change has more around it than in it.
+        (
+            "".join(f"{number}\n" for number in range(100_000)),
+            "".join(f"{number}\n" if number % 2 else f"x{number}\n" for number in range(100_000)),
+        ),
+    ],
+    ids=["quotes", "small changes"],
+)
+async def test_a_difference_that_no_answer_carries_is_refused(api: httpx.AsyncClient, old: str, new: str) -> None:
+    document = await made(api, old)
+    await saved(api, document, new)
+    answer = await api.get(f"/api/documents/{document['id']}/diff?from=1&to=2", headers=ADA)
+    assert problem(answer) == (413, "too_large:difference")
+
+
 # Suggestions
 
 
@@ -543,6 +563,14 @@ async def test_a_suggestion_that_makes_no_sense_is_not_made(
     path = f"/api/documents/{document['id']}/suggestions"
     assert wrong_fields(await api.post(path, headers=ADA, json=suggestion)) == [field]
     assert await all_pages(api, path) == [[]]
+
+
+async def test_a_page_of_suggestions_is_no_larger_than_an_answer(api: httpx.AsyncClient) -> None:
+    document = await made(api, " ".join(f"<{number}>" for number in range(12)))
+    made_ones = [await suggested(api, document, f"<{number}>", "路" * 100_000) for number in range(12)]
+    pages = await all_pages(api, f"/api/documents/{document['id']}/suggestions", limit=100)
+    assert [len(page) for page in pages] == [10, 2]
+    assert [suggestion["id"] for page in pages for suggestion in page] == made_ones
 
 
 async def test_a_suggestion_cannot_make_a_document_too_large(api: httpx.AsyncClient) -> None:

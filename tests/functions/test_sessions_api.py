@@ -495,6 +495,17 @@ async def test_a_page_of_messages_has_50_unless_told(api: httpx.AsyncClient, own
     assert answer.json()["nextCursor"]
 
 
+async def test_a_page_of_messages_is_no_larger_than_an_answer(api: httpx.AsyncClient, owner: Owner) -> None:
+    session = await made(api, visibility="public")
+    lengths = [1000, 200_000, 400_000, 600_000, 1_200_000, 300_000, 10]
+    await say(owner, session, *["路" * length for length in lengths])
+    for reader in (ADA, NOBODY):
+        pages = await all_pages(api, f"/api/sessions/{session}/messages", reader, limit=100)
+        found = [[len(message["parts"][0]["text"]) for message in page] for page in pages]
+        # The newest page comes first; the long one is too long for any page, and comes alone.
+        assert found == [[300_000, 10], [1_200_000], [400_000, 600_000], [1000, 200_000]]
+
+
 async def test_an_older_page_stays_where_it_was_while_new_messages_come(api: httpx.AsyncClient, owner: Owner) -> None:
     session = await made(api)
     await say(owner, session, "0", "1", "2", "3")
@@ -693,7 +704,7 @@ async def test_an_export_has_every_message_as_the_routes_give_them(api: httpx.As
 
 async def test_an_export_that_is_too_large_says_what_to_do(api: httpx.AsyncClient, owner: Owner) -> None:
     session = await made(api)
-    await say(owner, session, *["x" * 1_500_000] * 3)
+    await say(owner, session, *["路" * 500_000] * 3)
     answer = await api.get(f"/api/sessions/{session}/export", headers=ADA)
     assert problem(answer) == (413, "too_large:export")
 

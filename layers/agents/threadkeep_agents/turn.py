@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from pydantic_ai.exceptions import RunCancelled, RunTimedOut
 from pydantic_ai.run import AgentRunResultEvent
 from pydantic_ai.toolsets import AbstractToolset
 
-from threadkeep import turns
+from threadkeep import chat_input, sessions, turns
 from threadkeep.activity import Call
 from threadkeep.configuration import ChatModelAgent, Provider
 from threadkeep.database import Database
@@ -178,6 +179,8 @@ class Turn:
         except Exception as error:  # noqa: BLE001 - whatever it is, the turn must reach its Finish
             failure = error
         title = await _title_in_time(titling, is_wanted=failure is None) if titling else None
+        if title is None and self._run.title == sessions.DEFAULT_TITLE:
+            title = self._first_words
         self._keeper.finish()
         await keeping
         outcome = self._outcome(result, failure, chunks.finish_reason, title)
@@ -263,14 +266,25 @@ class Turn:
         )
 
     def _start_title(self) -> asyncio.Task[str | None] | None:
-        """A first message gets a better title while it is being answered; offline, its first words stay."""
-        if len(self._run.history) > 1 or not self._parties.roster.app_settings.titles.enabled:
+        """A first message gets a better title while it is being answered; a title that a person gave stays."""
+        is_untitled = self._run.title in (sessions.DEFAULT_TITLE, self._first_words)
+        text = " ".join(self._first_texts)
+        if not (is_untitled and text.strip() and self._parties.roster.app_settings.titles.enabled):
             return None
-        text = " ".join(part["text"] for part in self._run.history[-1]["parts"] if part["type"] == "text")
-        model = self._models.for_title()
-        if model is None or not text.strip():
+        if (model := self._models.for_title()) is None:
             return None
         return asyncio.create_task(title_of(model, text, self._parties.tracing.instrumentation))
+
+    @property
+    def _first_words(self) -> str | None:
+        """What a session is called after its first message, until something better is known; None after a later one."""
+        return chat_input.first_words(self._first_texts) if self._first_texts else None
+
+    @cached_property
+    def _first_texts(self) -> list[str]:
+        """The texts of a first message; none of a later one."""
+        first, *later = self._run.history
+        return [] if later or self._run.omitted else [part["text"] for part in first["parts"] if part["type"] == "text"]
 
     def _emit(self, said: dict[str, Any]) -> None:
         event = storable(said)

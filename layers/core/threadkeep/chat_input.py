@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from threadkeep import ids
+from threadkeep import ids, sessions
 from threadkeep.errors import invalid
 from threadkeep.files import PATH as FILES_PATH
 from threadkeep.turns import Trigger, TurnRequest, UserMessage
@@ -165,7 +165,7 @@ def _user_message(message_id: Any, raw: dict[str, Any], field: str, address: str
         raise invalid(f"{field}.parts", f"A message has at most {MAX_STORED_FILES} files, and each of them once.")
     if not attachments and not any(text.strip() for text in texts):
         raise invalid(f"{field}.parts", "There is nothing to answer: no text and no file.")
-    return UserMessage(message_id, parts, attachments, _title(texts))
+    return UserMessage(message_id, parts, attachments, first_words(texts))
 
 
 def _attachment(part: dict[str, Any], place: str, address: str) -> dict[str, Any]:
@@ -214,6 +214,6 @@ def _decoded(payload: str, *, is_base64: bool, place: str) -> bytes:
         raise invalid(f"{place}.url", "Its data is not valid base64.") from None
 
 
-def _title(texts: list[str]) -> str:
-    """The first characters of what was said, on one line, until something better is known."""
-    return " ".join(" ".join(texts).split())[:TITLE_CHARACTERS].rstrip() or "New chat"
+def first_words(texts: list[str]) -> str:
+    """A title out of what was said: its first characters, on one line, until something better is known."""
+    return " ".join(" ".join(texts).split())[:TITLE_CHARACTERS].rstrip() or sessions.DEFAULT_TITLE

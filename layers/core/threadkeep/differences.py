@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from difflib import Match, SequenceMatcher
 from typing import Final, Literal
 
-from threadkeep.errors import ThreadkeepError
-
 CONTEXT_LINES: Final = 3
-MAXIMUM_DIFFERENCE_CHARACTERS: Final = 2_500_000
 
 # Pairs of lines that difflib may compare: in one gap, and in all together. A gap past that was replaced as a whole.
 _PAIRS_A_GAP: Final = 40_000
@@ -54,13 +51,11 @@ class Difference:
 
 
 def between(old: str, new: str, old_name: str, new_name: str) -> Difference:
-    """The difference by lines, which end with a line feed; raises `too_large:difference` past 2.5 million."""
+    """The difference by lines, which end with a line feed."""
     old_lines, new_lines = _lines(old), _lines(new)
     matcher = _LineMatcher(old_lines, new_lines)
     hunks = [_hunk(group, old_lines, new_lines) for group in matcher.get_grouped_opcodes(CONTEXT_LINES)]
     unified = "".join(_unified(hunks, old_name, new_name)) if hunks else ""
-    if len(unified) > MAXIMUM_DIFFERENCE_CHARACTERS:
-        raise ThreadkeepError("too_large:difference")
     return Difference(unified, hunks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -68,12 +69,17 @@ async def page(
     rows = await _own(database, caller, values)
     if rows is None:
         rows = await _public(database, caller, values)
-    newest_first = rows[:limit]
-    is_last = len(rows) <= limit
+    newest_first = pages.fitting(rows, limit, lambda row: size(row["parts"]))
+    is_last = len(newest_first) == len(rows)
     return Slice(
         [_message(row) for row in reversed(newest_first)],
         None if is_last else pages.cursor(belongs_to, newest_first[-1]["seq"]),
     )
+
+
+def size(parts: list[dict[str, Any]]) -> int:
+    """The bytes of a message's parts in an answer."""
+    return len(json.dumps(parts, ensure_ascii=False).encode())
 
 
 async def _own(database: Database, caller: Principal, values: Parameters) -> Rows | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -20,6 +20,8 @@ from threadkeep.errors import invalid
 
 MAXIMUM_CURSOR_CHARACTERS: Final = 300
 LARGEST_BIGINT: Final = 2**63 - 1
+# An answer of AWS Lambda has 6 MB; what is left is for what JSON makes of a text, twice.
+MAXIMUM_BYTES: Final = 3 * 1024 * 1024
 
 _CHECKSUM_BYTES: Final = 8
 
@@ -58,6 +60,18 @@ def place(text: str | None, belongs_to: str, *steps: Callable[[Any], Any]) -> tu
     except (ValueError, TypeError, AttributeError):
         pass
     raise invalid("cursor", "It is no cursor of this list. Start again without one.")
+
+
+def fitting(items: Sequence[Item], limit: int, size: Callable[[Item], int]) -> list[Item]:
+    """The first items, at most `limit` and no more than one answer carries by their sizes in bytes; one at least."""
+    left = MAXIMUM_BYTES
+    fit: list[Item] = []
+    for item in items[:limit]:
+        left -= size(item)
+        if fit and left < 0:
+            break
+        fit.append(item)
+    return fit
 
 
 def bigint(value: object) -> int:

@@ -37,7 +37,7 @@ async def read(database: Database, caller: Principal, session: UUID) -> Conversa
     while True:
         part = await messages.page(database, caller, session, limit=MESSAGES_A_READ, cursor=cursor, noted_as=None)
         newest_first.append(part.items)
-        size += sum(len(str(message.parts)) for message in part.items)
+        size += sum(messages.size(message.parts) for message in part.items)
         if size > MAXIMUM_EXPORT_BYTES:
             raise ThreadkeepError("too_large:export")
         if (cursor := part.next_cursor) is None:

@@ -159,8 +159,8 @@ async def page(
     own, rows = await database.run(user, (_OWN_DOCUMENT, values), (read, values))
     if not own:
         raise not_found("document")
-    items = [Suggestion(**row) for row in rows[:limit]]
-    is_last = len(rows) <= limit
+    items = pages.fitting([Suggestion(**row) for row in rows], limit, _size)
+    is_last = len(items) == len(rows)
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))
 
 
@@ -238,6 +238,11 @@ def _one_resolved(rows: list[dict[str, Any]], wanted: State, may_be_open: bool) 
     if suggestion.state != wanted and not (may_be_open and suggestion.state == "open"):
         raise ThreadkeepError("conflict:resolution", extra={"state": suggestion.state})
     return suggestion
+
+
+def _size(suggestion: Suggestion) -> int:
+    texts = suggestion.original_text, suggestion.suggested_text, suggestion.description or ""
+    return sum(len(text.encode()) for text in texts)
 
 
 def _values(user: Principal, document: UUID, suggestion: UUID | None = None) -> dict[str, Any]:
