@@ -416,6 +416,24 @@ async def test_a_file_that_is_announced_and_deleted_is_on_record(
     assert await logged(owner, "resource_id") == [file.id, file.id]
 
 
+async def test_who_is_given_the_bytes_of_a_file_is_on_record_as_having_them(
+    database: Database, owner: Owner, user: Principal, tmp_path: Path
+) -> None:
+    await configure(owner)
+    bound, storage = database.during(CALL), DiskStorage(tmp_path, b"k" * 32)
+    file, form = await files.create(bound, storage, user, name="a.txt", media_type="text/plain", size=3)
+    assert (await files.read(bound, storage, user, file.id)).state == "pending"
+    for other in (somebody(), Principal(user_id=None, role="anon")):
+        with pytest.raises(ThreadkeepError):
+            await files.read(bound, storage, other, file.id)
+    assert await activities(owner) == ["file_upload"]
+    await storage.receive(form.fields, b"abc")
+    for _ in range(2):
+        assert (await files.read(bound, storage, user, file.id)).state == "ready"
+    assert await activities(owner) == ["file_upload", "file_download", "file_download"]
+    assert await logged(owner, "resource_id") == [file.id] * 3
+
+
 async def test_a_registration_that_is_told_twice_is_on_record_once(database: Database, owner: Owner) -> None:
     await configure(owner)
     user_id = uuid4()

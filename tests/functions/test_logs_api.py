@@ -150,6 +150,63 @@ async def test_what_administrators_change_is_on_record(server: ChatServer, owner
     assert (row["activity_category"], row["activity_metadata"]) == ("admin", {"key": "app_settings"})
 
 
+async def test_what_administrators_look_at_is_on_record(server: ChatServer, owner: Owner) -> None:
+    administrator = {"authorization": "Bearer " + server.token("root", is_admin=True)}
+    await server.http.get("/api/me", headers=administrator)
+    await configure(owner)
+    history = "select min(id) from public.admin_config_history where config_key = 'app_settings'"
+    first_entry = await owner.number(history)
+    dashboard, provider = "admin_dashboard_view", "admin_provider_view"
+    steps: list[tuple[str, str, dict[str, Any]]] = [
+        *[(dashboard, page, {"view": page}) for page in ("usage", "errors", "activity", "agents", "users", "purge")],
+        (dashboard, "usage?groupBy=user", {"view": "usage"}),
+        (dashboard, "health", {"view": "health"}),
+        (dashboard, "config/app_settings", {"key": "app_settings"}),
+        (dashboard, "config/app_settings/history", {"key": "app_settings"}),
+        (dashboard, f"config/app_settings/history/{first_entry}", {"key": "app_settings"}),
+        (provider, "config", {}),
+        (provider, "config/python_agent_openai", {"key": "python_agent_openai"}),
+        (provider, "config/python_agent_openai/history", {"key": "python_agent_openai"}),
+        (provider, "models", {}),
+        (provider, "models/gpt-6.1-terra", {"model": "gpt-6.1-terra"}),
+    ]
+    for number, (kind, path, metadata) in enumerate(steps, start=1):
+        answer = await server.http.get(f"/api/admin/{path}", headers=administrator)
+        assert answer.status_code == 200, answer.text
+        rows = await owner.rows("select * from public.user_activity_logs order by created_at")
+        assert [row["activity_type"] for row in rows] == [kind for kind, *_ in steps[:number]], path
+        assert rows[-1]["activity_metadata"] == metadata
+        assert str(rows[-1]["correlation_id"]) == answer.headers["x-correlation-id"]
+
+    more = (await server.http.get("/api/admin/activity?limit=1", headers=administrator)).json()["nextCursor"]
+    before = await activities(owner)
+    for path, status in (
+        (f"activity?limit=1&cursor={more}", 200),
+        ("models/none", 404),
+        ("config/nothing", 404),
+        ("config/nothing/history", 404),
+        ("config/app_settings/history/999999", 404),
+        ("config/app_settings/schema", 200),
+    ):
+        assert (await server.http.get(f"/api/admin/{path}", headers=administrator)).status_code == status
+    assert await activities(owner) == before
+
+
+async def test_the_same_again_is_on_record_as_no_change(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    administrator = {"authorization": "Bearer " + server.token("root", is_admin=True)}
+    [model] = await owner.rows("select model_id from public.model_config where is_default and provider = 'openai'")
+    for _ in range(2):
+        for method, path, body in (
+            ("PATCH", "config/app_settings", {"titles": {"enabled": False}}),
+            ("PATCH", f"models/{model['model_id']}", {"name": "M"}),
+            ("POST", f"models/{model['model_id']}/default", None),
+        ):
+            answer = await server.http.request(method, f"/api/admin/{path}", headers=administrator, json=body)
+            assert answer.status_code == 200, answer.text
+    assert await activities(owner) == ["admin_config_update", "admin_model_update"]
+
+
 async def test_a_message_is_joined_with_what_the_agent_did_by_the_correlation_id(
     server: ChatServer, owner: Owner
 ) -> None:

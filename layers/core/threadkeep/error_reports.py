@@ -90,7 +90,9 @@ async def page(
     belongs_to = json.dumps(["errors", asdict(wanted)], default=str)
     at, after = pages.place(cursor, belongs_to, datetime.fromisoformat, UUID)
     parameters = asdict(wanted) | {"at": at, "after": after or _HIGHEST, "limit": limit}
-    rows = await database.rows(administrator, listed, parameters)
+    rows, _ = await database.run(
+        administrator, (listed, parameters), activity.dashboard_view(database, "errors", cursor)
+    )
     items = [LoggedError(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))

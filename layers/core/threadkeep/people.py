@@ -79,7 +79,9 @@ async def page(
         "after": after or UUID(int=2**128 - 1),
         "limit": limit,
     }
-    rows = await database.rows(administrator, _with_figures(_LISTED), values)
+    rows, _ = await database.run(
+        administrator, (_with_figures(_LISTED), values), activity.dashboard_view(database, "users", cursor)
+    )
     items = [Person(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))

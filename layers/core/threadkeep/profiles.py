@@ -27,7 +27,6 @@ MAXIMUM_PREFERENCES_BYTES: Final = 16 * 1024
 
 IdentityDeletion = Literal["deleted", "pending", "kept"]
 
-_NOTE: Final = "select private.log_user_activity(%(activity)s)"
 _ENSURE: Final = "select private.ensure_profile(%(email)s, %(name)s)"
 _READ: Final = """
     select id, email, full_name, preferences, is_guest, created_at, updated_at
@@ -92,7 +91,7 @@ async def make_guest(database: Database, settings: Settings, address: str) -> Gu
         Principal(user_id=guest.user_id, role="authenticated", is_guest=True),
         ("select private.take_guest(%(address)s)", {"address": address_hash(settings, address)}),
         (_ENSURE, {"email": None, "name": None}),
-        (_NOTE, {"activity": activity.note(database, "auth_guest")}),
+        activity.noting(activity.note(database, "auth_guest")),
         require_active=False,
     )
     return guest
@@ -107,7 +106,7 @@ async def own(database: Database, user: Principal, *, noted_as: ActivityType | N
     """The user's own profile; it is made if it is missing."""
     if noted_as is None:
         return await _own(database, user)
-    return await _own(database, user, (_NOTE, {"activity": activity.note(database, noted_as)}))
+    return await _own(database, user, activity.noting(activity.note(database, noted_as)))
 
 
 async def change(database: Database, user: Principal, changes: dict[str, Any]) -> Profile:

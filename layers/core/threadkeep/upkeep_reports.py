@@ -61,8 +61,9 @@ async def keep(database: Database, *, seconds: float, kinds: Sequence[dict[str, 
 
 async def last(database: Database, administrator: Principal) -> LastUpkeep:
     """What is known of the schedule's last runs."""
-    row = await database.row(administrator, "select private.last_upkeep() as found")
-    assert row is not None
+    [row], _ = await database.run(
+        administrator, ("select private.last_upkeep() as found", {}), activity.dashboard_view(database, "purge")
+    )
     found: dict[str, Any] = row["found"]
     run = found["run"] or {}
     return LastUpkeep(

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final, Literal, LiteralString
 from uuid import UUID
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import invalid
 from threadkeep.identity import Principal
@@ -110,11 +110,12 @@ async def read(
         "after_key": key,
     }
     report = (_report(dimensions, is_by_user=is_by_user), parameters)
+    viewed = activity.dashboard_view(database, "usage", cursor)
     if is_by_user:
-        _, rows, [moment] = await database.run(administrator, (_ROOM, {}), report, (_THROUGH, {}))
+        _, rows, [moment], _ = await database.run(administrator, (_ROOM, {}), report, (_THROUGH, {}), viewed)
         as_of = moment["through"]
     else:
-        _, rows = await database.run(administrator, (_ROOM, {}), report)
+        _, rows, _ = await database.run(administrator, (_ROOM, {}), report, viewed)
         as_of = None
     totals = Figures(**{name: rows[0][f"all_{name}"] for name in _FIGURES})
     # Without any usage there is one row all the same, which has the totals only.
