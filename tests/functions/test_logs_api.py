@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from fastapi import APIRouter, Depends
+from fastapi.responses import StreamingResponse
 
 from functions.account import app as account
 from functions.admin import app as administration
@@ -18,6 +19,7 @@ from functions.sessions import app as sessions
 from tests.chat_server import ChatServer, running, settings_for, user_message
 from tests.crowd import Owner
 from tests.logs import LogLines, activities, configure
+from threadkeep.errors import ThreadkeepError
 from threadkeep.web import Administrator, Moment, SignedIn, moment
 
 ADMIN = administration.ROUTERS
@@ -36,6 +38,24 @@ async def break_down(user: SignedIn, here: Annotated[Moment, Depends(moment)]) -
 @broken.get("/api/leaks")
 async def leak() -> None:
     raise RuntimeError(f"the provider said: Incorrect API key provided: {SECRET}")
+
+
+@broken.get("/api/breaks-off")
+async def break_off(user: SignedIn) -> StreamingResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"the beginning"
+        raise RuntimeError(f"the provider said: Incorrect API key provided: {SECRET}")
+
+    return StreamingResponse(pieces())
+
+
+@broken.get("/api/breaks-off-without-a-database")
+async def lose_the_database(user: SignedIn) -> StreamingResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"the beginning"
+        raise ThreadkeepError("unavailable:database")
+
+    return StreamingResponse(pieces())
 
 
 @broken.get("/api/admin/nothing")
@@ -192,6 +212,32 @@ async def test_what_administrators_look_at_is_on_record(server: ChatServer, owne
     assert await activities(owner) == before
 
 
+async def test_the_first_thing_that_an_administrator_does_is_on_record_whatever_it_is(
+    server: ChatServer, owner: Owner
+) -> None:
+    await configure(owner)
+    await call(server, "GET", "/api/me", user="eve")
+    [eve] = await owner.rows("select id from public.user_profiles")
+    assert (await call(server, "POST", "/api/broken", user="eve")).status_code == 500
+    [error] = await owner.rows("select id from public.error_logs")
+    steps = (
+        ("PATCH", f"users/{uuid4()}", {"disabled": True}, None),
+        ("PATCH", f"errors/{uuid4()}", {"resolved": True}, None),
+        ("PATCH", f"users/{eve['id']}", {"disabled": True}, "admin_user_update"),
+        ("PATCH", f"errors/{error['id']}", {"resolved": True}, "admin_error_resolve"),
+        ("POST", "purge", None, "admin_purge_start"),
+    )
+    expected = []
+    for number, (method, path, body, kind) in enumerate(steps):
+        headers = {"authorization": "Bearer " + server.token(f"root{number}", is_admin=True)}
+        answer = await server.http.request(method, f"/api/admin/{path}", headers=headers, json=body)
+        assert answer.status_code == (404 if kind is None else 202 if kind == "admin_purge_start" else 200)
+        expected += [] if kind is None else [kind]
+        assert await activities(owner) == expected
+        # What is refused makes no profile.
+        assert await owner.number("select count(*) from public.user_profiles") == 1 + len(expected)
+
+
 async def test_the_same_again_is_on_record_as_no_change(server: ChatServer, owner: Owner) -> None:
     await configure(owner)
     administrator = {"authorization": "Bearer " + server.token("root", is_admin=True)}
@@ -311,6 +357,32 @@ async def test_what_an_error_says_reaches_neither_the_caller_nor_a_row_and_its_s
 
 
 @pytest.mark.parametrize(
+    ("path", "category", "exception"),
+    [
+        ("/api/breaks-off", "internal:api", "RuntimeError"),
+        ("/api/breaks-off-without-a-database", "unavailable:database", "ThreadkeepError"),
+    ],
+)
+async def test_an_answer_that_breaks_off_is_on_record_and_cut(
+    server: ChatServer,
+    owner: Owner,
+    log_lines: LogLines,
+    capfd: pytest.CaptureFixture[str],
+    path: str,
+    category: str,
+    exception: str,
+) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await call(server, "GET", path)
+    [row] = await errors(owner)
+    assert (row["error_category"], row["request_path"], row["severity"]) == (category, path, "error")
+    assert row["error_details"]["exception"] == exception
+    assert [line["path"] for line in log_lines.of("request")] == [path]
+    for text in (str(row), log_lines.text, *capfd.readouterr()):
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({}, [("127.0.0.1", True)]),
@@ -341,6 +413,12 @@ async def test_who_is_refused_is_on_record_once_a_minute_and_nobody_has_to_see_t
     for status, path in ((401, "/api/me"), (404, "/api/nothing")):
         assert (await call(server, "GET", path, user=None)).status_code == status
     assert len(await errors(owner)) == 2
+
+
+async def test_of_many_refusals_at_once_one_is_on_record(server: ChatServer, owner: Owner) -> None:
+    answers = await asyncio.gather(*[call(server, "GET", "/api/admin/nothing", user="eve") for _ in range(30)])
+    assert {answer.status_code for answer in answers} == {403}
+    assert len(await errors(owner)) == 1
 
 
 async def test_without_a_database_the_log_line_has_the_error_and_the_answer_is_503(

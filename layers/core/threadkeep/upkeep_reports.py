@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from threadkeep import activity
+from threadkeep import activity, profiles
 from threadkeep.database import Database
 from threadkeep.identity import SERVICE, Principal
 
@@ -80,17 +80,14 @@ async def last(database: Database, administrator: Principal) -> LastUpkeep:
 
 async def request(database: Database, administrator: Principal) -> Request:
     """Notes that the administrator wants a run now; who gets a new one has to start it."""
-    row = await database.row(
-        administrator,
-        """
+    ask: Final = """
         select
             r.requested_at, r.is_new,
             case when r.is_new then private.log_user_activity(%(activity)s) end as noted
         from private.request_upkeep(%(every)s) as r
-        """,
-        {"every": timedelta(seconds=RUN_SECONDS), "activity": activity.note(database, "admin_purge_start")},
-    )
-    assert row is not None
+    """
+    values = {"every": timedelta(seconds=RUN_SECONDS), "activity": activity.note(database, "admin_purge_start")}
+    _, [row] = await database.run(administrator, profiles.ensured(administrator), (ask, values))
     return Request(requested_at=row["requested_at"], is_new=row["is_new"])
 
 

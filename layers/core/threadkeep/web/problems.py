@@ -108,10 +108,24 @@ def _methods(request: Request) -> set[str]:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """The answer to what nobody foresaw; what it was is logged and recorded, and not told."""
+    return problem_response(await _recorded(request, error), request.state.correlation_id)
+
+
+async def broken_off(request: Request, error: Exception) -> None:
+    """Records what ended an answer half way: there can be no other answer any more."""
+    # A foreseen one comes as the cause of another, because its answer can no longer be given.
+    foreseen = error.__cause__
+    if isinstance(foreseen, ThreadkeepError):
+        await _record(request, foreseen, cause=foreseen)
+    else:
+        await _recorded(request, error)
+
+
+async def _recorded(request: Request, error: Exception) -> ThreadkeepError:
     logger.exception("unexpected error", exc_info=error, extra={"correlation_id": str(request.state.correlation_id)})
     internal = ThreadkeepError("internal:api")
     await _record(request, internal, cause=error)
-    return problem_response(internal, request.state.correlation_id)
+    return internal
 
 
 async def _record(request: Request, error: ThreadkeepError, *, cause: Exception) -> None:
