@@ -56,7 +56,7 @@ def test_a_secret_is_taken_out_and_the_rest_stays(text: str, secret: str) -> Non
 @pytest.mark.parametrize("name", ["a.txt", "ab.txt", "abc.txt"])
 async def test_an_address_that_the_local_store_signed_is_a_secret_however_long_it_is(name: str, tmp_path: Path) -> None:
     storage = DiskStorage(tmp_path, b"k" * 32)
-    url = await storage.download_url(f"files/{UUID(int=0)}", FileType("text", "text/plain"), name)
+    url = await storage.download_url(f"files/{UUID(int=0)}", FileType("textFiles", "text/plain"), name)
     assert redact(f"GET {url} took") == "GET /api/files/content/[redacted] took"
 
 
