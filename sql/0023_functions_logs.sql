@@ -1,4 +1,5 @@
--- An e-mail address is hashed wherever a client can write one, and refusals of the same moment leave one row.
+-- An e-mail address is hashed wherever a client can write one, refusals of the same moment leave one row, and an error
+-- does not say who its user was once he is deleted.
 
 create or replace function private.log_user_activity(p_activity jsonb) returns boolean
 language plpgsql strict security definer
@@ -110,3 +111,24 @@ exception when others then
     raise warning 'an error was not logged: % %', sqlstate, sqlerrm;
 end
 $$;
+
+create function private.forget_person() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.ip_address := null;
+    new.user_agent := null;
+    new.session_id := null;
+    return new;
+end
+$$;
+comment on function private.forget_person is 'An error outlives its user; what tells who he was does not.';
+
+create trigger trigger_error_logs_forget_person
+    before update of user_id on public.error_logs
+    for each row
+    when (old.user_id is not null and new.user_id is null)
+    execute function private.forget_person();
+
+revoke all on function private.forget_person() from public, anon, authenticated, service_role;

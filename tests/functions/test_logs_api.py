@@ -343,6 +343,18 @@ async def test_an_error_is_on_record_though_its_transaction_was_rolled_back(
     assert line["correlation_id"] == answer.headers["x-correlation-id"]
 
 
+async def test_an_error_outlives_its_user_and_says_no_more_who_he_was(server: ChatServer, owner: Owner) -> None:
+    await call(server, "GET", "/api/me")
+    await call(server, "POST", "/api/broken")
+    await owner.rows("update public.error_logs set session_id = 's'")
+    [before] = await errors(owner)
+    assert None not in (before["user_id"], before["ip_address"], before["user_agent"])
+    assert (await call(server, "DELETE", "/api/me")).status_code == 204
+    [after] = await errors(owner)
+    gone = dict.fromkeys(("user_id", "ip_address", "user_agent", "session_id"))
+    assert after == before | gone
+
+
 async def test_what_an_error_says_reaches_neither_the_caller_nor_a_row_and_its_secrets_no_log(
     server: ChatServer, owner: Owner, log_lines: LogLines
 ) -> None:
