@@ -220,6 +220,7 @@ async def _measure(dsn: str, *, with_plans: bool) -> None:
         select
             (select count(*) from public.usage_logs) as rows,
             (select count(*) from public.usage_user_daily) as rolled,
+            (select count(*) from public.usage_user_monthly) as months,
             (select count(*) from public.usage_daily) as days,
             current_setting('server_version') as version
         """,
@@ -228,9 +229,9 @@ async def _measure(dsn: str, *, with_plans: bool) -> None:
     await explaining.close()
     print(
         f"## Pages of administrators\n\nPostgreSQL {counted['version']}; {counted['rows']:,} usage rows of {USERS:,} "
-        f"users in 365 days; {counted['rolled']:,} rows by user and day, {counted['days']:,} by day; {LOG_ROWS:,} rows "
-        f"in each log. The roll-up of {rolled_up:,} rows took {seconds:.0f} s.\n\n"
-        + table(["milliseconds", "first", "p50", "worst"], rows)
+        f"users in 365 days; {counted['rolled']:,} rows by user and day, {counted['months']:,} by user and month, "
+        f"{counted['days']:,} by day; {LOG_ROWS:,} rows in each log. The roll-up of {rolled_up:,} rows took "
+        f"{seconds:.0f} s.\n\n" + table(["milliseconds", "first", "p50", "worst"], rows)
     )
     if with_plans:
         print("\n" + "\n\n".join(plans))

@@ -149,6 +149,17 @@ BROKEN: Final[dict[str, LiteralString]] = {
         where coalesce(u.requests, 0) <> coalesce(d.requests, 0)
             or coalesce(u.cost, 0) <> coalesce(d.cost, 0)
     """,
+    "usage by user and month that is not the sum of the days": """
+        select * from public.usage_user_monthly as m
+        full join (
+            select d.user_id, date_trunc('month', d.day::timestamp)::date as month, sum(d.requests) as requests,
+                sum(d.total_cost) as cost
+            from public.usage_user_daily as d
+            group by 1, 2
+        ) as d using (user_id, month)
+        where m.requests is distinct from d.requests
+            or m.total_cost is distinct from d.cost
+    """,
     "a vote on what is no answer": """
         select v."messageId" from public."Vote_v2" as v
         join public."Message_v2" as m on m.id = v."messageId" and m."chatId" = v."chatId"

@@ -14,7 +14,7 @@ import pytest
 from tests.crowd import Owner, at_once, begin, finish, refusals, somebody
 from tests.logs import activities, break_settings, configure
 from tests.round_trips import counted
-from threadkeep import activity, documents, files, profiles, sessions, turns, votes
+from threadkeep import activity, documents, error_log, files, profiles, sessions, turns, votes
 from threadkeep.activity import ActivityType, Call
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
@@ -153,6 +153,19 @@ async def test_an_e_mail_address_is_hashed_wherever_it_stands(
         from (values ('ada@example.com'), ('xada@example.com')) as m (email)
     """)
     assert hashed == {"email": ada["hash"], "told": [f"by ({ada['hash']}), not {other['hash']}"]}
+
+
+async def test_an_e_mail_address_in_what_a_client_sends_is_hashed_too(
+    database: Database, owner: Owner, user: Principal
+) -> None:
+    await configure(owner, privacy_settings={"hash_email": True})
+    call = replace(CALL, path="/api/admin/users/ada@example.com", user_agent="bot (+mailto:ada@example.com)")
+    await log(database, user, call=call)
+    await error_log.record(database, correlation_id=uuid4(), category="x:y", message="It broke.", call=call)
+    for table in ("user_activity_logs", "error_logs"):
+        [row] = await owner.rows(f"select request_path, user_agent from public.{table}")
+        assert "@" not in str(row)
+        assert row["request_path"].startswith("/api/admin/users/sha256:")
 
 
 @pytest.mark.parametrize(
@@ -414,6 +427,24 @@ async def test_a_file_that_is_announced_and_deleted_is_on_record(
     await files.delete(bound, user, file.id)
     assert await activities(owner) == ["file_upload", "file_delete"]
     assert await logged(owner, "resource_id") == [file.id, file.id]
+
+
+async def test_who_is_given_the_bytes_of_a_file_is_on_record_as_having_them(
+    database: Database, owner: Owner, user: Principal, tmp_path: Path
+) -> None:
+    await configure(owner)
+    bound, storage = database.during(CALL), DiskStorage(tmp_path, b"k" * 32)
+    file, form = await files.create(bound, storage, user, name="a.txt", media_type="text/plain", size=3)
+    assert (await files.read(bound, storage, user, file.id)).state == "pending"
+    for other in (somebody(), Principal(user_id=None, role="anon")):
+        with pytest.raises(ThreadkeepError):
+            await files.read(bound, storage, other, file.id)
+    assert await activities(owner) == ["file_upload"]
+    await storage.receive(form.fields, b"abc")
+    for _ in range(2):
+        assert (await files.read(bound, storage, user, file.id)).state == "ready"
+    assert await activities(owner) == ["file_upload", "file_download", "file_download"]
+    assert await logged(owner, "resource_id") == [file.id] * 3
 
 
 async def test_a_registration_that_is_told_twice_is_on_record_once(database: Database, owner: Owner) -> None:

@@ -80,7 +80,7 @@ NOT_OWNED = {
 
 # What is not moved as it is, but added to what the account has: tests/core/test_budgets.py, and with each usage row
 # that moves tests/core/test_usage_roll_up.py.
-ADDED = {"private.user_spend.user_id", "public.usage_user_daily.user_id"}
+ADDED = {"private.user_spend.user_id", "public.usage_user_daily.user_id", "public.usage_user_monthly.user_id"}
 
 
 def guest_of(token: GuestToken) -> Principal:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from tests.logs import LogLines
+from threadkeep.file_kinds import FileType
 from threadkeep.log import logger
 from threadkeep.redaction import redact, redacted
+from threadkeep.storage import DiskStorage
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJlLW9mLWl0"
 SECRET = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"
@@ -46,6 +50,13 @@ def test_a_secret_is_taken_out_and_the_rest_stays(text: str, secret: str) -> Non
     assert redact(f"before {text} after").startswith("before ")
     assert redact(f"before {text} after").endswith(" after")
     assert secret not in json.dumps(redacted({"a": [{"b": text}], "c": 1}))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "ab.txt", "abc.txt"])
+async def test_an_address_that_the_local_store_signed_is_a_secret_however_long_it_is(name: str, tmp_path: Path) -> None:
+    storage = DiskStorage(tmp_path, b"k" * 32)
+    url = await storage.download_url(f"files/{UUID(int=0)}", FileType("textFiles", "text/plain"), name)
+    assert redact(f"GET {url} took") == "GET /api/files/content/[redacted] took"
 
 
 @pytest.mark.parametrize("name", ["Authorization", "x-api-key", "refresh_token", "GUEST_TOKEN", "db.password"])

@@ -10,7 +10,7 @@ import pytest
 
 from bench.admin_pages import Explaining
 from tests.crowd import Owner, somebody
-from threadkeep import activity_reports, people
+from threadkeep import activity_reports, people, usage_reports
 from threadkeep.activity_reports import Filter
 
 ROOT = somebody(is_admin=True)
@@ -76,13 +76,21 @@ async def test_performance_reads_the_months_of_its_range(explaining: Explaining)
 
 async def test_the_newest_activity_is_read_in_its_order_and_not_sorted(explaining: Explaining) -> None:
     await activity_reports.page(explaining, ROOT, Filter(source="user"), limit=10, cursor=None)
-    [plan] = explaining.plans
+    plan, _ = explaining.plans
     assert "Seq Scan" not in plan
     assert "created_at_id_idx" in plan
 
 
 async def test_the_figures_of_users_are_looked_up_for_those_of_the_page_alone(explaining: Explaining) -> None:
     await people.page(explaining, ROOT, words=None, kind=None, disabled=None, limit=20, cursor=None)
-    [plan] = explaining.plans
+    plan, _ = explaining.plans
     assert "idx_user_profiles_created" in plan
+    assert "Seq Scan on usage_user_monthly" not in plan
+
+
+async def test_the_usage_of_a_year_by_user_reads_its_months_and_the_days_at_its_edges(explaining: Explaining) -> None:
+    wanted = usage_reports.Filter(first=NOW.date() - timedelta(days=400), last=NOW.date())
+    await usage_reports.read(explaining, ROOT, ["user"], wanted, limit=20, cursor=None)
+    plan = max(explaining.plans, key=len)
+    assert "on usage_user_monthly" in plan
     assert "Seq Scan on usage_user_daily" not in plan

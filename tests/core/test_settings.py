@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
 from threadkeep.settings import MigrationSettings, Settings, SettingsError
@@ -48,6 +49,23 @@ def test_a_database_is_all_that_must_be_given() -> None:
     assert settings.openai_api_key is None
     assert settings.openai_base_url is None
     assert settings.max_body_bytes == 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p%40%2f@db.example.com:5432/app?sslmode=require&application_name=a%20b",
+        "postgresql://u@/app?host=%2Ftmp%2Fa&port=5432",
+        "postgresql://u:p@[::1]:5432/app",
+        "postgresql://u:p@a:1,b:2/app?target_session_attrs=read-write",
+        "postgresql://%2Fvar%2Frun/app",
+        "postgresql:///none",
+        "postgresql://localhost",
+    ],
+)
+def test_an_address_of_a_database_may_have_any_form_that_the_driver_takes(url: str) -> None:
+    assert load(DATABASE_URL=url).database_url.get_secret_value() == url
+    assert conninfo_to_dict(url)
 
 
 @pytest.mark.parametrize("environ", [{}, {"DATABASE_URL": ""}, {"DATABASE_URL": "  \n"}])
@@ -91,6 +109,13 @@ def test_the_settings_are_read_from_the_environment() -> None:
     [
         ("DATABASE_URL", "mysql://hunter2@localhost/x"),
         ("DATABASE_URL", "hunter2"),
+        ("DATABASE_URL", "postgresql://u:hunter2"),
+        ("DATABASE_URL", "postgresql://u:hunter2%zz@db/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2@1@db/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2/1@db/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2?1@db/x"),
+        ("DATABASE_URL", "postgresql://u:hunter2#1@db/x"),
+        ("DATABASE_URL", "postgresql://u@db:hunter2/x"),
         ("DATABASE_POOL_SIZE", "0"),
         ("DATABASE_POOL_SIZE", "many"),
         ("GUESTS_ENABLED", "perhaps"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,7 +19,8 @@ from threadkeep.identity import SERVICE, Principal
 
 ROOT = somebody(is_admin=True)
 TODAY = datetime.now(UTC).date()
-ALL_DAYS = usage_reports.Filter(first=TODAY - timedelta(days=3650), last=TODAY + timedelta(days=1))
+# This month is whole in it.
+ALL_DAYS = usage_reports.Filter(first=TODAY - timedelta(days=3650), last=date(TODAY.year + 1, 12, 31))
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +209,73 @@ async def test_it_is_exact_at_every_moment_while_turns_end_guests_are_claimed_an
     assert await by_user(database) == await rows_of(owner)
     await upkeep.run(database)
     assert await by_user(database) == await rows_of(owner)
+
+
+async def test_whole_months_and_the_days_at_the_edges_are_together_the_days_that_were_asked_for(
+    database: Database, owner: Owner, person: Principal
+) -> None:
+    other = somebody()
+    await owner.rows("insert into public.user_profiles (id) values (%(user)s)", {"user": other.user_id})
+    first = date(2023, 11, 1)
+    for user, step in ((person, 1), (other, 3)):
+        await owner.rows(
+            """
+            insert into public.usage_logs (
+                request_id, user_id, agent_type, model_used, provider, input_tokens, total_cost, request_timestamp
+            )
+            select gen_random_uuid(), %(user)s, 'a' || n %% 2, 'm' || n %% 3, 'p', n, n, %(first)s::date + n
+            from generate_series(0, 160, %(step)s::integer) as n
+            """,
+            {"user": user.user_id, "first": first, "step": step},
+        )
+    assert await rolled_up(database, 161 + 54)
+    # What came after the roll-up, and what corrects it.
+    await owner.rows("""
+        insert into public.usage_logs (request_id, user_id, agent_type, input_tokens, total_cost, request_timestamp)
+        select gen_random_uuid(), u.user_id, 'late', 5, 5, u.request_timestamp
+        from public.usage_logs as u
+        where extract(day from u.request_timestamp) in (1, 15)
+    """)
+    await owner.rows("""
+        update public.usage_logs
+        set input_tokens = input_tokens + 1000,
+            total_cost = total_cost + 1000,
+            request_timestamp = request_timestamp + interval '1 month'
+        where extract(day from request_timestamp) = 28
+    """)
+
+    days = [first + timedelta(days=n) for n in (0, 1, 28, 29, 30, 31, 60, 61, 90, 91, 92, 119, 121, 122, 150, 200)]
+    for start in days:
+        for end in [day for day in days if day >= start]:
+            wanted = usage_reports.Filter(first=start, last=end)
+            by_months = await usage_reports.read(database, ROOT, ["user"], wanted, limit=10, cursor=None)
+            rows = await owner.rows(
+                """
+                select user_id, count(*) as requests, sum(input_tokens) as tokens, sum(total_cost) as cost
+                from public.usage_logs
+                where (request_timestamp at time zone 'UTC')::date between %(first)s and %(last)s
+                group by user_id
+                """,
+                {"first": start, "last": end},
+            )
+            found = {(one.user_id, one.requests, one.input_tokens, one.total_cost) for one in by_months.items}
+            assert found == {tuple(row.values()) for row in rows}, (start, end)
+            assert by_months.totals.requests == sum(row["requests"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(date.min, date.max), (date.max, date.max), (date.min, date.min), (date(9999, 12, 1), date.max)],
+)
+async def test_the_ends_of_the_calendar_can_be_asked_for(
+    database: Database, owner: Owner, person: Principal, first: date, last: date
+) -> None:
+    await settle(database, person, usage())
+    assert await rolled_up(database, 1)
+    report = await usage_reports.read(
+        database, ROOT, ["user"], usage_reports.Filter(first=first, last=last), limit=10, cursor=None
+    )
+    assert report.totals.requests == (1 if (first, last) == (date.min, date.max) else 0)
 
 
 async def test_a_turn_is_in_the_spend_of_its_user(database: Database) -> None:

@@ -184,5 +184,7 @@ async def test_a_function_that_cannot_be_invoked_is_said_and_may_be_tried_again(
 async def test_on_lambda_without_the_setting_nothing_is_promised(
     api: httpx.AsyncClient, lambda_service: LambdaService
 ) -> None:
-    assert problem(await api.post("/api/admin/purge", headers=ROOT)) == (503, "unavailable:purge")
+    answer = await api.post("/api/admin/purge", headers=ROOT)
+    assert problem(answer) == (503, "unavailable:purge")
+    assert int(answer.headers["retry-after"]) > 0
     assert (await read(api, "purge"))["requestedAt"] is None

@@ -330,10 +330,13 @@ async def test_an_error_is_the_work_of_the_one_who_resolved_it_first(
     assert len({answer.json()["resolvedBy"] for answer in answers}) == 1
 
 
-async def test_an_administrator_without_a_profile_can_resolve(api: httpx.AsyncClient, owner: Owner) -> None:
+async def test_an_administrator_without_a_profile_has_one_after_he_resolved(
+    api: httpx.AsyncClient, owner: Owner
+) -> None:
     error = await fail(owner)
     answer = await api.patch(f"/api/admin/errors/{error}", headers=ROOT, json={"resolved": True})
-    assert (answer.status_code, answer.json()["resolvedBy"]) == (200, None)
+    [profile] = await owner.rows("select id from public.user_profiles")
+    assert (answer.status_code, answer.json()["resolvedBy"]) == (200, str(profile["id"]))
 
 
 @pytest.mark.parametrize(

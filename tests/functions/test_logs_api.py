@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from fastapi import APIRouter, Depends
+from fastapi.responses import StreamingResponse
 
 from functions.account import app as account
 from functions.admin import app as administration
@@ -18,6 +19,7 @@ from functions.sessions import app as sessions
 from tests.chat_server import ChatServer, running, settings_for, user_message
 from tests.crowd import Owner
 from tests.logs import LogLines, activities, configure
+from threadkeep.errors import ThreadkeepError
 from threadkeep.web import Administrator, Moment, SignedIn, moment
 
 ADMIN = administration.ROUTERS
@@ -36,6 +38,24 @@ async def break_down(user: SignedIn, here: Annotated[Moment, Depends(moment)]) -
 @broken.get("/api/leaks")
 async def leak() -> None:
     raise RuntimeError(f"the provider said: Incorrect API key provided: {SECRET}")
+
+
+@broken.get("/api/breaks-off")
+async def break_off(user: SignedIn) -> StreamingResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"the beginning"
+        raise RuntimeError(f"the provider said: Incorrect API key provided: {SECRET}")
+
+    return StreamingResponse(pieces())
+
+
+@broken.get("/api/breaks-off-without-a-database")
+async def lose_the_database(user: SignedIn) -> StreamingResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"the beginning"
+        raise ThreadkeepError("unavailable:database")
+
+    return StreamingResponse(pieces())
 
 
 @broken.get("/api/admin/nothing")
@@ -150,6 +170,89 @@ async def test_what_administrators_change_is_on_record(server: ChatServer, owner
     assert (row["activity_category"], row["activity_metadata"]) == ("admin", {"key": "app_settings"})
 
 
+async def test_what_administrators_look_at_is_on_record(server: ChatServer, owner: Owner) -> None:
+    administrator = {"authorization": "Bearer " + server.token("root", is_admin=True)}
+    await server.http.get("/api/me", headers=administrator)
+    await configure(owner)
+    history = "select min(id) from public.admin_config_history where config_key = 'app_settings'"
+    first_entry = await owner.number(history)
+    dashboard, provider = "admin_dashboard_view", "admin_provider_view"
+    steps: list[tuple[str, str, dict[str, Any]]] = [
+        *[(dashboard, page, {"view": page}) for page in ("usage", "errors", "activity", "agents", "users", "purge")],
+        (dashboard, "usage?groupBy=user", {"view": "usage"}),
+        (dashboard, "health", {"view": "health"}),
+        (dashboard, "config/app_settings", {"key": "app_settings"}),
+        (dashboard, "config/app_settings/history", {"key": "app_settings"}),
+        (dashboard, f"config/app_settings/history/{first_entry}", {"key": "app_settings"}),
+        (provider, "config", {}),
+        (provider, "config/python_agent_openai", {"key": "python_agent_openai"}),
+        (provider, "config/python_agent_openai/history", {"key": "python_agent_openai"}),
+        (provider, "models", {}),
+        (provider, "models/gpt-6.1-terra", {"model": "gpt-6.1-terra"}),
+    ]
+    for number, (kind, path, metadata) in enumerate(steps, start=1):
+        answer = await server.http.get(f"/api/admin/{path}", headers=administrator)
+        assert answer.status_code == 200, answer.text
+        rows = await owner.rows("select * from public.user_activity_logs order by created_at")
+        assert [row["activity_type"] for row in rows] == [kind for kind, *_ in steps[:number]], path
+        assert rows[-1]["activity_metadata"] == metadata
+        assert str(rows[-1]["correlation_id"]) == answer.headers["x-correlation-id"]
+
+    more = (await server.http.get("/api/admin/activity?limit=1", headers=administrator)).json()["nextCursor"]
+    before = await activities(owner)
+    for path, status in (
+        (f"activity?limit=1&cursor={more}", 200),
+        ("models/none", 404),
+        ("config/nothing", 404),
+        ("config/nothing/history", 404),
+        ("config/app_settings/history/999999", 404),
+        ("config/app_settings/schema", 200),
+    ):
+        assert (await server.http.get(f"/api/admin/{path}", headers=administrator)).status_code == status
+    assert await activities(owner) == before
+
+
+async def test_the_first_thing_that_an_administrator_does_is_on_record_whatever_it_is(
+    server: ChatServer, owner: Owner
+) -> None:
+    await configure(owner)
+    await call(server, "GET", "/api/me", user="eve")
+    [eve] = await owner.rows("select id from public.user_profiles")
+    assert (await call(server, "POST", "/api/broken", user="eve")).status_code == 500
+    [error] = await owner.rows("select id from public.error_logs")
+    steps = (
+        ("PATCH", f"users/{uuid4()}", {"disabled": True}, None),
+        ("PATCH", f"errors/{uuid4()}", {"resolved": True}, None),
+        ("PATCH", f"users/{eve['id']}", {"disabled": True}, "admin_user_update"),
+        ("PATCH", f"errors/{error['id']}", {"resolved": True}, "admin_error_resolve"),
+        ("POST", "purge", None, "admin_purge_start"),
+    )
+    expected = []
+    for number, (method, path, body, kind) in enumerate(steps):
+        headers = {"authorization": "Bearer " + server.token(f"root{number}", is_admin=True)}
+        answer = await server.http.request(method, f"/api/admin/{path}", headers=headers, json=body)
+        assert answer.status_code == (404 if kind is None else 202 if kind == "admin_purge_start" else 200)
+        expected += [] if kind is None else [kind]
+        assert await activities(owner) == expected
+        # What is refused makes no profile.
+        assert await owner.number("select count(*) from public.user_profiles") == 1 + len(expected)
+
+
+async def test_the_same_again_is_on_record_as_no_change(server: ChatServer, owner: Owner) -> None:
+    await configure(owner)
+    administrator = {"authorization": "Bearer " + server.token("root", is_admin=True)}
+    [model] = await owner.rows("select model_id from public.model_config where is_default and provider = 'openai'")
+    for _ in range(2):
+        for method, path, body in (
+            ("PATCH", "config/app_settings", {"titles": {"enabled": False}}),
+            ("PATCH", f"models/{model['model_id']}", {"name": "M"}),
+            ("POST", f"models/{model['model_id']}/default", None),
+        ):
+            answer = await server.http.request(method, f"/api/admin/{path}", headers=administrator, json=body)
+            assert answer.status_code == 200, answer.text
+    assert await activities(owner) == ["admin_config_update", "admin_model_update"]
+
+
 async def test_a_message_is_joined_with_what_the_agent_did_by_the_correlation_id(
     server: ChatServer, owner: Owner
 ) -> None:
@@ -240,6 +343,18 @@ async def test_an_error_is_on_record_though_its_transaction_was_rolled_back(
     assert line["correlation_id"] == answer.headers["x-correlation-id"]
 
 
+async def test_an_error_outlives_its_user_and_says_no_more_who_he_was(server: ChatServer, owner: Owner) -> None:
+    await call(server, "GET", "/api/me")
+    await call(server, "POST", "/api/broken")
+    await owner.rows("update public.error_logs set session_id = 's'")
+    [before] = await errors(owner)
+    assert None not in (before["user_id"], before["ip_address"], before["user_agent"])
+    assert (await call(server, "DELETE", "/api/me")).status_code == 204
+    [after] = await errors(owner)
+    gone = dict.fromkeys(("user_id", "ip_address", "user_agent", "session_id"))
+    assert after == before | gone
+
+
 async def test_what_an_error_says_reaches_neither_the_caller_nor_a_row_and_its_secrets_no_log(
     server: ChatServer, owner: Owner, log_lines: LogLines
 ) -> None:
@@ -251,6 +366,32 @@ async def test_what_an_error_says_reaches_neither_the_caller_nor_a_row_and_its_s
         assert server.token() not in text
     assert "the provider said" in log_lines.text
     assert "the provider said" not in answer.text + str(row)
+
+
+@pytest.mark.parametrize(
+    ("path", "category", "exception"),
+    [
+        ("/api/breaks-off", "internal:api", "RuntimeError"),
+        ("/api/breaks-off-without-a-database", "unavailable:database", "ThreadkeepError"),
+    ],
+)
+async def test_an_answer_that_breaks_off_is_on_record_and_cut(
+    server: ChatServer,
+    owner: Owner,
+    log_lines: LogLines,
+    capfd: pytest.CaptureFixture[str],
+    path: str,
+    category: str,
+    exception: str,
+) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await call(server, "GET", path)
+    [row] = await errors(owner)
+    assert (row["error_category"], row["request_path"], row["severity"]) == (category, path, "error")
+    assert row["error_details"]["exception"] == exception
+    assert [line["path"] for line in log_lines.of("request")] == [path]
+    for text in (str(row), log_lines.text, *capfd.readouterr()):
+        assert SECRET not in text
 
 
 @pytest.mark.parametrize(
@@ -284,6 +425,12 @@ async def test_who_is_refused_is_on_record_once_a_minute_and_nobody_has_to_see_t
     for status, path in ((401, "/api/me"), (404, "/api/nothing")):
         assert (await call(server, "GET", path, user=None)).status_code == status
     assert len(await errors(owner)) == 2
+
+
+async def test_of_many_refusals_at_once_one_is_on_record(server: ChatServer, owner: Owner) -> None:
+    answers = await asyncio.gather(*[call(server, "GET", "/api/admin/nothing", user="eve") for _ in range(30)])
+    assert {answer.status_code for answer in answers} == {403}
+    assert len(await errors(owner)) == 1
 
 
 async def test_without_a_database_the_log_line_has_the_error_and_the_answer_is_503(

@@ -172,7 +172,7 @@ def test_a_file_that_fails_fails_the_deploy_with_its_line_and_nobodys_data(
         ({"MIGRATION_DATABASE_URL": "postgresql://owner:hunter2@127.0.0.1:9/x"}, "The database cannot be reached"),
         (
             {"MIGRATION_DATABASE_URL": "postgresql://owner@127.0.0.1:hunter2/x"},
-            "The database cannot be reached",
+            "MIGRATION_DATABASE_URL: is no address",
         ),
         ({"MIGRATION_DATABASE_URL": "postgresql://owner@127.0.0.1/x?hunter2=hunter2"}, "The database refused"),
         ({"MIGRATION_DATABASE_URL": "hunter2"}, "MIGRATION_DATABASE_URL: does not start with postgresql://"),

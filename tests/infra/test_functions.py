@@ -11,6 +11,7 @@ import pytest
 
 from tests.infra import stacks
 from tests.infra.stacks import INSTALLATIONS, ROOT, STACK
+from threadkeep.health import NO_FILE
 from threadkeep.settings import Settings
 
 STREAM_SECONDS: Final = 900
@@ -61,7 +62,7 @@ RIGHTS: Final[dict[str, set[str]]] = {
     "DocumentsFunction": LOG | SECRETS,
     "FilesFunction": LOG | SECRETS | LISTED | {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"},
     "AccountFunction": LOG | SECRETS | DELETES_IDENTITIES,
-    "AdminFunction": LOG | SECRETS | {"lambda:InvokeFunction"},
+    "AdminFunction": LOG | SECRETS | LISTED | {"lambda:InvokeFunction", "s3:GetObject"},
     "AuthTriggerFunction": LOG | SECRETS,
     "PurgeFunction": LOG | SECRETS | DELETES_IDENTITIES | {"s3:DeleteObject", "sqs:SendMessage"},
     "MigrateFunction": LOG | SECRETS,
@@ -325,6 +326,18 @@ def test_chat_cannot_touch_cognito_and_the_purge_cannot_read_files() -> None:
     for function in ("ChatFunction", "ChatStreamFunction"):
         assert "cognito" not in json.dumps(stacks.stack("whole").resources[_role("whole", function)])
     assert "s3:GetObject" not in json.dumps(stacks.stack("whole").resources[_role("whole", "PurgeFunction")])
+
+
+def test_the_administrators_can_ask_for_the_store_s_answer_and_read_no_file() -> None:
+    policies = stacks.stack("whole").resources[_role("whole", "AdminFunction")]["Properties"]["Policies"]
+    readable = [
+        resource
+        for policy in policies
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "s3:GetObject" in stacks.as_list(statement["Action"])
+        for resource in stacks.as_list(statement["Resource"])
+    ]
+    assert [str(resource).partition("/")[2] for resource in readable] == [NO_FILE]
 
 
 @pytest.mark.parametrize("installation", INSTALLATIONS)

@@ -28,6 +28,7 @@ public.model_config                 ----      s-..  s-..  s-..  s-..        .-..
 public.usage_logs                   ----      .---  .---  s---  s---        .---     s---  .---           siud    ----
 public.usage_daily                  ----      .---  .---  .---  .---        .---     s---  .---           siud    ----
 public.usage_user_daily             ----      .---  .---  .---  .---        .---     s---  .---           siud    ----
+public.usage_user_monthly           ----      .---  .---  .---  .---        .---     s---  .---           siud    ----
 public.budget_reservations          ----      ----  ----  ----  ----        ----     ----  ----           siud    ----
 public.rate_limit_tracking          ----      .---  .---  s---  s---        .---     .---  .---           siud    ----
 public.error_logs                   ----      .-.-  .-.-  s-.-  s-.-        .-.-     s-u-  .-.-           siud    ----
@@ -130,6 +131,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
     """,
     (): """
         private.add_to_usage_user_daily private.correct_usage_user_daily private.sizes_of_tables
+        private.add_to_usage_user_monthly private.take_from_usage_user_monthly private.forget_person
         private.activity_category private.is_excluded_path private.logged_address private.logged_user_agent
         public.ensure_single_default_model_per_provider public.handle_auth_user_deletion public.handle_new_user
         public.update_admin_config_timestamp public.update_model_config_timestamp public.validate_admin_config_data
@@ -278,6 +280,12 @@ STATEMENTS: Final[dict[str, dict[str, str]]] = {
         """,
         "update": "update public.usage_user_daily set requests = 0 where user_id = %(user)s",
         "delete": "delete from public.usage_user_daily where user_id = %(user)s",
+    },
+    "public.usage_user_monthly": {
+        "select": "select from public.usage_user_monthly where user_id = %(user)s",
+        "insert": "insert into public.usage_user_monthly (user_id, month) values (%(user)s, '2019-01-01')",
+        "update": "update public.usage_user_monthly set requests = 0 where user_id = %(user)s",
+        "delete": "delete from public.usage_user_monthly where user_id = %(user)s",
     },
     "public.budget_reservations": {
         "select": "select from public.budget_reservations where id = %(reservation)s",

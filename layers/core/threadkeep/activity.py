@@ -27,7 +27,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 if TYPE_CHECKING:
-    from threadkeep.database import Database
+    from threadkeep.database import Database, Statement
 
 ActivityType = Literal[
     "auth_login",
@@ -133,3 +133,13 @@ def note(
             "user_id": user_id and str(user_id),
         }
     )
+
+
+def noting(note: Jsonb | None) -> Statement:
+    """A statement of its own, for a unit of work in which no other one has a place for the parameter."""
+    return "select private.log_user_activity(%(activity)s)", {"activity": note}
+
+
+def dashboard_view(database: Database, view: str, cursor: str | None = None) -> Statement:
+    """Notes that an administrator looks at a page of figures or a list; of a list, that he begins with it."""
+    return noting(note(database, None if cursor else "admin_dashboard_view", metadata={"view": view}))

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal, LiteralString
 from uuid import UUID
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import invalid
 from threadkeep.identity import Principal
@@ -135,7 +135,9 @@ async def page(
     belongs_to = json.dumps(["activity", asdict(wanted)], default=str)
     at, after = pages.place(cursor, belongs_to, datetime.fromisoformat, UUID)
     parameters = asdict(wanted) | {"at": at, "after": after or UUID(int=2**128 - 1), "limit": limit}
-    rows = await database.rows(administrator, listed, parameters)
+    rows, _ = await database.run(
+        administrator, (listed, parameters), activity.dashboard_view(database, "activity", cursor)
+    )
     items = [Activity(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))
@@ -217,4 +219,5 @@ async def performance(
         limit %(limit)s
     """  # noqa: S608
     values = {"since": since, "until": until, "agent": agent, "limit": MOST_GROUPS}
-    return [Performance(**row) for row in await database.rows(administrator, query, values)]
+    rows, _ = await database.run(administrator, (query, values), activity.dashboard_view(database, "agents"))
+    return [Performance(**row) for row in rows]

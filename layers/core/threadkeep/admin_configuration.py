@@ -125,17 +125,23 @@ _ENTRIES: Final = """
 
 async def all_rows(database: Database, administrator: Principal) -> list[Configuration]:
     """Every configuration by its key, also those that are missing and those under a key that nothing reads."""
-    found = {row["key"]: _configuration(row) for row in await database.rows(administrator, _ROWS, {"key": None})}
+    viewed = activity.noting(activity.note(database, "admin_provider_view", ("configuration", None)))
+    rows, _ = await database.run(administrator, (_ROWS, {"key": None}), viewed)
+    found = {row["key"]: _configuration(row) for row in rows}
     missing = {key: _missing(key) for key in configuration.SHAPES if key not in found}
     return sorted((found | missing).values(), key=lambda row: row.key)
 
 
 async def read(database: Database, administrator: Principal, key: str) -> Configuration:
     """The configuration of a key, whatever state it is in; raises `not_found:configuration`."""
-    row = await database.row(administrator, _ROWS, {"key": _possible(key)})
-    if row is None:
-        raise not_found("configuration")
-    return _configuration(row)
+    viewed: Final = """
+        select private.log_user_activity(%(activity)s)
+        from public.admin_config as a
+        where a.config_key = %(key)s
+    """
+    values = {"key": _possible(key), "activity": _view(database, key)}
+    rows, _ = await database.run(administrator, (_ROWS, values), (viewed, values))
+    return _only(rows)
 
 
 def json_schema(key: str) -> dict[str, Any]:
@@ -160,7 +166,7 @@ async def put(
     """
     parse_configuration(_known(key), data)
     change: Final = """
-        select made.is_new, private.log_user_activity(%(activity)s)
+        select made.is_new
         from private.set_configuration(
             p_key => %(key)s,
             p_data => %(data)s,
@@ -169,11 +175,20 @@ async def put(
             p_name => %(name)s
         ) as made (is_new)
     """
+    # Only of a row that this transaction wrote: the same again is no change.
+    noted: Final = """
+        select private.log_user_activity(%(activity)s)
+        from public.admin_config as a
+        where a.config_key = %(key)s
+            and a.xmin = pg_current_xact_id_if_assigned()::xid
+    """
     note = activity.note(database, noted_as, ("configuration", None), metadata={"key": key})
     values = _of(administrator, key, if_match) | {"data": Jsonb(data), "activity": note}
     try:
         # The function refuses a disabled caller itself.
-        [made], [row] = await database.run(administrator, (change, values), (_ROWS, values), require_active=False)
+        [made], _, [row] = await database.run(
+            administrator, (change, values), (noted, values), (_ROWS, values), require_active=False
+        )
     except ThreadkeepError as error:
         raise await _with_current(database, administrator, key, error) from None
     return _configuration(row), made["is_new"]
@@ -190,7 +205,7 @@ async def patch(
     wanted = None if if_match is None or "*" in if_match else if_match
 
     async def change() -> Configuration:
-        row = await read(database, administrator, _known(key))
+        row = _only(await database.rows(administrator, _ROWS, {"key": _known(key)}))
         if wanted is not None and row.tag not in wanted:
             raise _changed_meanwhile(row)
         changed, _ = await put(database, administrator, key, patches.merged(row.data, changes), if_match=[str(row.tag)])
@@ -224,7 +239,12 @@ async def history(
     belongs_to = f"history of {_possible(key)}"
     [last] = pages.place(cursor, belongs_to, pages.bigint)
     # One more, which is what the last one of the page changed.
-    rows = await database.rows(administrator, _ENTRIES, _page(key, limit=limit + 1) | {"last": last})
+    viewed: Final = """
+        select private.log_user_activity(%(activity)s)
+        where exists (select from public.admin_config_history as h where h.config_key = %(key)s)
+    """
+    values = _page(key, limit=limit + 1) | {"last": last, "activity": None if cursor else _view(database, key)}
+    rows, _ = await database.run(administrator, (_ENTRIES, values), (viewed, values))
     if not rows and cursor is None and key not in configuration.SHAPES:
         raise not_found("configuration")
     items = _entries(rows)[:limit]
@@ -233,10 +253,15 @@ async def history(
 
 async def entry(database: Database, administrator: Principal, key: str, number: int) -> Entry:
     """One entry of a configuration's history; raises `not_found:history`."""
-    rows = await database.rows(administrator, _ENTRIES, _page(_possible(key), limit=2) | {"entry": number})
-    if not rows or rows[0]["id"] != number:
-        raise not_found("history")
-    return _entries(rows)[0]
+    viewed: Final = """
+        select private.log_user_activity(%(activity)s)
+        from public.admin_config_history as h
+        where h.config_key = %(key)s
+            and h.id = %(entry)s
+    """
+    values = _page(_possible(key), limit=2) | {"entry": number, "activity": _view(database, key)}
+    rows, _ = await database.run(administrator, (_ENTRIES, values), (viewed, values))
+    return _entry_of(rows, number)
 
 
 async def revert(
@@ -246,7 +271,8 @@ async def revert(
 
     What was valid then is judged by what is valid now.
     """
-    wanted = await entry(database, administrator, _known(key), number)
+    rows = await database.rows(administrator, _ENTRIES, _page(_known(key), limit=2) | {"entry": number})
+    wanted = _entry_of(rows, number)
     if wanted.operation == "delete":
         raise ThreadkeepError("conflict:configuration", "This entry is a deletion. Choose one that wrote something.")
     row, _ = await put(database, administrator, key, wanted.data, if_match=if_match, noted_as="admin_config_revert")
@@ -321,6 +347,25 @@ def _of(administrator: Principal, key: str, if_match: IfMatch) -> dict[str, Any]
 
 def _page(key: str, *, limit: int) -> dict[str, Any]:
     return {"key": key, "last": None, "entry": None, "seeds": False, "limit": limit}
+
+
+def _view(database: Database, key: str) -> Jsonb | None:
+    """What is set for a provider is a view of that provider; settings of the whole belong to the dashboard."""
+    is_of_provider = key.endswith(tuple(f"_{provider}" for provider in configuration.PROVIDERS))
+    viewed: ActivityType = "admin_provider_view" if is_of_provider else "admin_dashboard_view"
+    return activity.note(database, viewed, ("configuration", None), metadata={"key": key})
+
+
+def _only(rows: Sequence[Parameters]) -> Configuration:
+    if not rows:
+        raise not_found("configuration")
+    return _configuration(rows[0])
+
+
+def _entry_of(rows: Sequence[Parameters], number: int) -> Entry:
+    if not rows or rows[0]["id"] != number:
+        raise not_found("history")
+    return _entries(rows)[0]
 
 
 def _configuration(row: Parameters) -> Configuration:

@@ -90,7 +90,9 @@ async def page(
     belongs_to = json.dumps(["errors", asdict(wanted)], default=str)
     at, after = pages.place(cursor, belongs_to, datetime.fromisoformat, UUID)
     parameters = asdict(wanted) | {"at": at, "after": after or _HIGHEST, "limit": limit}
-    rows = await database.rows(administrator, listed, parameters)
+    rows, _ = await database.run(
+        administrator, (listed, parameters), activity.dashboard_view(database, "errors", cursor)
+    )
     items = [LoggedError(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))
@@ -110,9 +112,7 @@ async def resolve(
     change: Final = """
         update public.error_logs as e
         set resolved = %(resolved)s,
-            resolved_by = case when %(resolved)s then (
-                select p.id from public.user_profiles as p where p.id = %(administrator)s
-            ) end,
+            resolved_by = case when %(resolved)s then %(administrator)s::uuid end,
             resolved_at = case when %(resolved)s then clock_timestamp() end,
             resolution_notes = coalesce(%(notes)s, e.resolution_notes)
         where e.id = %(error)s
@@ -130,7 +130,16 @@ async def resolve(
         "administrator": administrator.user_id,
         "activity": activity.note(database, "admin_error_resolve", ("error", error), metadata={"resolved": resolved}),
     }
-    _, rows = await database.run(administrator, (change, values), (read, values))
+    # Of the administrator there is a profile, so that it stays known whose work this was.
+    ensured = (
+        """
+        select private.ensure_profile(%(email)s, %(name)s)
+        from public.error_logs as e
+        where e.id = %(error)s
+        """,
+        {"email": administrator.email, "name": administrator.name, "error": error},
+    )
+    _, _, rows = await database.run(administrator, ensured, (change, values), (read, values))
     if not rows:
         raise not_found("error")
     return LoggedError(**rows[0])

@@ -15,6 +15,8 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
+from psycopg.rows import DictRow
+
 from threadkeep import activity, file_kinds
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError, invalid, not_found
@@ -95,15 +97,17 @@ async def create(
     }
     stored = required(storage)
     # The function refuses a disabled caller itself.
-    _, [row] = await database.run(user, (create, values), (_READ, {"file": file_id}), require_active=False)
-    file = File(**row)
+    read = (_READ, {"file": file_id, "activity": None})
+    _, [row] = await database.run(user, (create, values), read, require_active=False)
+    file = _file(row)
     return file, await stored.upload_form(file.storage_key, declared, size)
 
 
 async def read(database: Database, storage: Storage | None, caller: Principal, file: UUID) -> File:
     """A file of the caller, or of a public session; one of the caller's own that waits is checked on the way.
 
-    Raises `not_found:file`.
+    Whoever is given one that is ready is given its bytes (`download_url`), which is on record as a download. Raises
+    `not_found:file`.
     """
     found = await _read(database, caller, file)
     if found.state == "pending" and await _check(database, required(storage), found):
@@ -170,16 +174,23 @@ _COLUMNS: Final = """
 _READ: Final = """
     select
         f.id, f.filename as name, f.kind, f.media_type, f.size_bytes as size, f.state, f.problem, f.created_at,
-        f.session_id, f.message_id, f.is_own, f.storage_key
+        f.session_id, f.message_id, f.is_own, f.storage_key,
+        case when f.state = 'ready' then private.log_user_activity(%(activity)s) end as noted
     from private.readable_file(%(file)s) as f
 """
 
 
 async def _read(database: Database, caller: Principal, file: UUID) -> File:
-    row = await database.row(caller, _READ, {"file": file})
+    row = await database.row(
+        caller, _READ, {"file": file, "activity": activity.note(database, "file_download", ("file", file))}
+    )
     if row is None:
         raise not_found("file")
-    return File(**row)
+    return _file(row)
+
+
+def _file(row: DictRow) -> File:
+    return File(**{name: value for name, value in row.items() if name != "noted"})
 
 
 async def _check(database: Database, storage: Storage, file: File) -> bool:

@@ -120,15 +120,29 @@ async def all_models(database: Database, administrator: Principal) -> list[Model
         order by m.provider, m.model_id
     """
     )
-    return [Model(**row) for row in await database.rows(administrator, read)]
+    viewed = activity.noting(activity.note(database, "admin_provider_view", ("model", None)))
+    rows, _ = await database.run(administrator, (read, {}), viewed)
+    return [Model(**row) for row in rows]
 
 
-async def read(database: Database, administrator: Principal, model: str) -> Model:
-    """A model, also one that is not active; raises `not_found:model`."""
-    row = await database.row(administrator, _READ, {"model": _possible(model)})
-    if row is None:
+async def read(
+    database: Database,
+    administrator: Principal,
+    model: str,
+    *,
+    noted_as: ActivityType | None = "admin_provider_view",
+) -> Model:
+    """A model, also one that is not active; raises `not_found:model`. `noted_as` is what that is on record as."""
+    viewed: Final = """
+        select private.log_user_activity(%(activity)s)
+        from public.model_config as m
+        where m.model_id = %(model)s
+    """
+    values = {"model": _possible(model), "activity": _note(database, noted_as, model)}
+    rows, _ = await database.run(administrator, (_READ, values), (viewed, values))
+    if not rows:
         raise _no_model()
-    return Model(**row)
+    return Model(**rows[0])
 
 
 async def create(
@@ -188,7 +202,7 @@ async def change(
     wanted = None if if_match is None or "*" in if_match else if_match
 
     async def once() -> Model:
-        found = await read(database, administrator, model)
+        found = await read(database, administrator, model, noted_as=None)
         if wanted is not None and found.tag not in wanted:
             raise _changed_meanwhile(found)
         metadata = patches.merged(found.metadata, changes.get("metadata", {}))
@@ -251,20 +265,24 @@ def current(model: Model) -> dict[str, Any]:
 async def _changed(
     database: Database, administrator: Principal, model: str, if_match: IfMatch, *statements: Statement
 ) -> Model:
-    values = _of(administrator, model, if_match)
+    # Only of a row that this transaction wrote: the same again is no change.
+    noted: Final = """
+        select private.log_user_activity(%(activity)s)
+        from public.model_config as m
+        where m.model_id = %(model)s
+            and m.xmin = pg_current_xact_id_if_assigned()::xid
+    """
+    values = _of(administrator, model, if_match) | {"activity": _note(database, "admin_model_update", model)}
     try:
-        if statements:
-            note = {"activity": _note(database, "admin_model_update", model)}
-            statements += (("select private.log_user_activity(%(activity)s)", note),)
         results = await database.run(
-            administrator, (_HOLD, values), *statements, _JUDGE, (_READ, values), require_active=False
+            administrator, (_HOLD, values), *statements, (noted, values), _JUDGE, (_READ, values), require_active=False
         )
     except ThreadkeepError as error:
         raise await _with_current(database, administrator, model, error) from None
     return Model(**results[-1][0])
 
 
-def _note(database: Database, activity_type: ActivityType, model: str) -> Jsonb | None:
+def _note(database: Database, activity_type: ActivityType | None, model: str) -> Jsonb | None:
     return activity.note(database, activity_type, ("model", None), metadata={"model": model})
 
 

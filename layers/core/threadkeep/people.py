@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final, Literal, LiteralString
 from uuid import UUID
 
-from threadkeep import activity, pages
+from threadkeep import activity, pages, profiles
 from threadkeep.database import Database
 from threadkeep.errors import not_found
 from threadkeep.identity import Principal
@@ -79,7 +79,9 @@ async def page(
         "after": after or UUID(int=2**128 - 1),
         "limit": limit,
     }
-    rows = await database.rows(administrator, _with_figures(_LISTED), values)
+    rows, _ = await database.run(
+        administrator, (_with_figures(_LISTED), values), activity.dashboard_view(database, "users", cursor)
+    )
     items = [Person(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].created_at, items[-1].id))
@@ -96,7 +98,9 @@ async def set_disabled(database: Database, administrator: Principal, person: UUI
     """
     note = activity.note(database, "admin_user_update", ("account", person), metadata={"disabled": disabled})
     values = {"person": person, "disabled": disabled, "activity": note}
-    [changed], rows = await database.run(administrator, (change, values), (_with_figures(_ONE), values))
+    _, [changed], rows = await database.run(
+        administrator, profiles.ensured(administrator), (change, values), (_with_figures(_ONE), values)
+    )
     if not rows:
         raise not_found("user")
     if changed["changed"]:
@@ -160,13 +164,13 @@ def _with_figures(listed: LiteralString) -> LiteralString:
         left join recent as r on r.user_id = p.id
         left join lateral (
             select
-                sum(d.total_cost) as cost,
-                sum(d.total_cost) filter (
-                    where d.day >= date_trunc('month', now() at time zone 'UTC')::date
+                sum(m.total_cost) as cost,
+                sum(m.total_cost) filter (
+                    where m.month >= date_trunc('month', now() at time zone 'UTC')::date
                 ) as month_cost,
-                sum(d.input_tokens + d.output_tokens) as tokens
-            from public.usage_user_daily as d
-            where d.user_id = p.id
+                sum(m.input_tokens + m.output_tokens) as tokens
+            from public.usage_user_monthly as m
+            where m.user_id = p.id
         ) as rolled on true
         order by p.created_at desc, p.id desc
     """  # noqa: S608

@@ -27,8 +27,6 @@ MAXIMUM_PREFERENCES_BYTES: Final = 16 * 1024
 
 IdentityDeletion = Literal["deleted", "pending", "kept"]
 
-_NOTE: Final = "select private.log_user_activity(%(activity)s)"
-_ENSURE: Final = "select private.ensure_profile(%(email)s, %(name)s)"
 _READ: Final = """
     select id, email, full_name, preferences, is_guest, created_at, updated_at
     from public.user_profiles
@@ -79,6 +77,14 @@ async def heir(database: Database, guest: Principal) -> Principal | None:
     return Principal(user_id=row["id"], role="authenticated") if row else None
 
 
+def ensured(user: Principal) -> Statement:
+    """The statement after which the user's profile is there, and stays until the transaction ends.
+
+    It goes first, for a profile is locked before all else, and refuses a disabled or deleted user itself.
+    """
+    return "select private.ensure_profile(%(email)s, %(name)s)", {"email": user.email, "name": user.name}
+
+
 async def make_guest(database: Database, settings: Settings, address: str) -> GuestToken:
     """A new guest with a profile; `address` is the client's, as it was seen.
 
@@ -88,11 +94,12 @@ async def make_guest(database: Database, settings: Settings, address: str) -> Gu
     if not settings.guests_enabled:
         raise ThreadkeepError("unauthorized:auth", "Guests are not let in here. Sign in and try again.")
     guest = issue_guest(settings)
+    principal = Principal(user_id=guest.user_id, role="authenticated", is_guest=True)
     await database.run(
-        Principal(user_id=guest.user_id, role="authenticated", is_guest=True),
+        principal,
         ("select private.take_guest(%(address)s)", {"address": address_hash(settings, address)}),
-        (_ENSURE, {"email": None, "name": None}),
-        (_NOTE, {"activity": activity.note(database, "auth_guest")}),
+        ensured(principal),
+        activity.noting(activity.note(database, "auth_guest")),
         require_active=False,
     )
     return guest
@@ -107,7 +114,7 @@ async def own(database: Database, user: Principal, *, noted_as: ActivityType | N
     """The user's own profile; it is made if it is missing."""
     if noted_as is None:
         return await _own(database, user)
-    return await _own(database, user, (_NOTE, {"activity": activity.note(database, noted_as)}))
+    return await _own(database, user, activity.noting(activity.note(database, noted_as)))
 
 
 async def change(database: Database, user: Principal, changes: dict[str, Any]) -> Profile:
@@ -233,10 +240,9 @@ async def remove(database: Database, user_id: UUID) -> bool:
 
 
 async def _own(database: Database, user: Principal, *changes: Statement) -> Profile:
-    ensure = (_ENSURE, {"email": user.email, "name": user.name})
     read = (_READ, {"user": user.user_id})
     # The first statement refuses a disabled or deleted caller itself.
-    results = await database.run(user, ensure, *changes, read, require_active=False)
+    results = await database.run(user, ensured(user), *changes, read, require_active=False)
     return Profile(**results[-1][0])
 
 

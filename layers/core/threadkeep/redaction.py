@@ -11,7 +11,7 @@ REDACTED: Final = "[redacted]"
 # longer than its length.
 _START: Final = r"(?<![\w.-])"
 _OWN_FORM: Final = (
-    _START + r"eyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)?",
+    _START + r"eyJ[\w-]{5,}={0,2}\.[\w-]{5,}(?:\.[\w-]*)?",
     _START + r"(?:sk|pk|rk)-[\w-]{12,}",
     _START + r"AIza[\w-]{20,}",
     _START + r"ya29\.[\w-]+",

@@ -138,9 +138,8 @@ async def own_page(
     if words is None:
         rows = await database.rows(user, listed + ordered, values)
     else:
-        noted = "select private.log_user_activity(%(activity)s)"
         note = activity.note(database, "chat_search", metadata={"characters": len(words)}) if cursor is None else None
-        rows, _ = await database.run(user, (listed + matching + ordered, values), (noted, {"activity": note}))
+        rows, _ = await database.run(user, (listed + matching + ordered, values), activity.noting(note))
     items = [Session(**row) for row in rows[:limit]]
     is_last = len(rows) <= limit
     return Slice(items, None if is_last else pages.cursor(belongs_to, items[-1].last_active, items[-1].id))

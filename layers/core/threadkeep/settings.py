@@ -454,6 +454,20 @@ def _check_signing_secret(text: str, which: str = "") -> None:
 def _check_database_url(text: str) -> None:
     if not text.startswith(("postgresql://", "postgres://")) or not text.isprintable():
         raise ValueError("does not start with postgresql://")
+    # The driver would take a part of such a password for something else, and say in the log what that is.
+    if not _DATABASE_URL.fullmatch(text):
+        raise ValueError(
+            "is no address: in a user and a password write % as %25, @ as %40, / as %2F, ? as %3F, # as %23; a port is"
+            " a number"
+        )
+
+
+_ESCAPED: Final = "%[0-9A-Fa-f]{2}"
+_HOST: Final = rf"(?:\[[0-9A-Fa-f:.]*\]|(?:[^\s@/?#:%,\[\]]|{_ESCAPED})*)(?::[0-9]*)?"
+_DATABASE_URL: Final = re.compile(
+    rf"postgres(?:ql)?://(?:(?:[^\s@/?#%]|{_ESCAPED})*@)?{_HOST}(?:,{_HOST})*"
+    rf"(?:/(?:[^\s@/?#%]|{_ESCAPED})*)?(?:\?(?:[^\s@?#%]|{_ESCAPED})*)?"
+)
 
 
 def _database_url(text: str, *, host: str, name: str) -> str:

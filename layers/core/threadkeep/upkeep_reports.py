@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from threadkeep import activity
+from threadkeep import activity, profiles
 from threadkeep.database import Database
 from threadkeep.identity import SERVICE, Principal
 
@@ -61,8 +61,9 @@ async def keep(database: Database, *, seconds: float, kinds: Sequence[dict[str, 
 
 async def last(database: Database, administrator: Principal) -> LastUpkeep:
     """What is known of the schedule's last runs."""
-    row = await database.row(administrator, "select private.last_upkeep() as found")
-    assert row is not None
+    [row], _ = await database.run(
+        administrator, ("select private.last_upkeep() as found", {}), activity.dashboard_view(database, "purge")
+    )
     found: dict[str, Any] = row["found"]
     run = found["run"] or {}
     return LastUpkeep(
@@ -79,17 +80,14 @@ async def last(database: Database, administrator: Principal) -> LastUpkeep:
 
 async def request(database: Database, administrator: Principal) -> Request:
     """Notes that the administrator wants a run now; who gets a new one has to start it."""
-    row = await database.row(
-        administrator,
-        """
+    ask: Final = """
         select
             r.requested_at, r.is_new,
             case when r.is_new then private.log_user_activity(%(activity)s) end as noted
         from private.request_upkeep(%(every)s) as r
-        """,
-        {"every": timedelta(seconds=RUN_SECONDS), "activity": activity.note(database, "admin_purge_start")},
-    )
-    assert row is not None
+    """
+    values = {"every": timedelta(seconds=RUN_SECONDS), "activity": activity.note(database, "admin_purge_start")}
+    _, [row] = await database.run(administrator, profiles.ensured(administrator), (ask, values))
     return Request(requested_at=row["requested_at"], is_new=row["is_new"])
 
 

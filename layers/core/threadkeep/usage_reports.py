@@ -1,7 +1,8 @@
 """Requests, tokens and cost of all users, by any of day, user, agent, provider and model.
 
 Without users everything comes from `usage_daily`, which each turn keeps. By user it comes from `usage_user_daily`,
-which the schedule rolls up, and from the usage rows since: together they are exact at every moment.
+which the schedule rolls up, and from the usage rows since: together they are exact at every moment. Where neither day
+nor agent nor model matters, whole months come from `usage_user_monthly`, which follows the days.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, LiteralString
 from uuid import UUID
 
-from threadkeep import pages
+from threadkeep import activity, pages
 from threadkeep.database import Database
 from threadkeep.errors import invalid
 from threadkeep.identity import Principal
@@ -109,12 +110,18 @@ async def read(
         "after_cost": cost,
         "after_key": key,
     }
-    report = (_report(dimensions, is_by_user=is_by_user), parameters)
+    figures = _OF_ALL
     if is_by_user:
-        _, rows, [moment] = await database.run(administrator, (_ROOM, {}), report, (_THROUGH, {}))
+        parameters |= _whole_months(wanted.first, wanted.last)
+        is_of_months = set(dimensions) == {"user"} and not (wanted.agent or wanted.provider or wanted.model)
+        figures = _BY_USER_AND_MONTH if is_of_months else _BY_USER
+    report = (_report(dimensions, figures), parameters)
+    viewed = activity.dashboard_view(database, "usage", cursor)
+    if is_by_user:
+        _, rows, [moment], _ = await database.run(administrator, (_ROOM, {}), report, (_THROUGH, {}), viewed)
         as_of = moment["through"]
     else:
-        _, rows = await database.run(administrator, (_ROOM, {}), report)
+        _, rows, _ = await database.run(administrator, (_ROOM, {}), report, viewed)
         as_of = None
     totals = Figures(**{name: rows[0][f"all_{name}"] for name in _FIGURES})
     # Without any usage there is one row all the same, which has the totals only.
@@ -172,20 +179,56 @@ _OF_ALL: Final = f"""
     from public.usage_daily as d
     where {_WANTED}
 """  # noqa: S608
-_BY_USER: Final = f"""
-    select d.user_id, {_SUMMED}
-    from public.usage_user_daily as d
-    where {_WANTED}
-        and (%(user)s::uuid is null or d.user_id = %(user)s)
+_SINCE: Final = f"""
     union all
     select d.user_id, {_SUMMED}
     from private.usage_since_roll_up() as d
     where {_WANTED}
         and (%(user)s::uuid is null or d.user_id = %(user)s)
 """  # noqa: S608
+_BY_USER: Final = f"""
+    select d.user_id, {_SUMMED}
+    from public.usage_user_daily as d
+    where {_WANTED}
+        and (%(user)s::uuid is null or d.user_id = %(user)s)
+    {_SINCE}
+"""  # noqa: S608
+_BY_USER_AND_MONTH: Final = f"""
+    select
+        m.user_id, null::date as day, null::text as agent, null::text as provider, null::text as model, m.requests,
+        m.input_tokens, m.output_tokens, m.cached_input_tokens, m.cache_write_tokens, m.reasoning_tokens, m.total_cost
+    from public.usage_user_monthly as m
+    where m.month >= %(first_month)s
+        and m.month < %(month_after)s
+        and (%(user)s::uuid is null or m.user_id = %(user)s)
+    union all
+    select d.user_id, {_SUMMED}
+    from public.usage_user_daily as d
+    where (
+            (d.day >= %(first)s and d.day < %(first_month)s)
+            or (d.day >= %(month_after)s and d.day <= %(last)s)
+        )
+        and (%(user)s::uuid is null or d.user_id = %(user)s)
+    {_SINCE}
+"""  # noqa: S608
 
 
-def _report(dimensions: tuple[Dimension, ...], *, is_by_user: bool) -> LiteralString:
+def _whole_months(first: date, last: date) -> dict[str, date]:
+    """The first of the months that lie between these days as a whole, and the one after them; without any, `first`."""
+    begin = first if first.day == 1 else _month_after(first)
+    end = _month_after(last) if last != date.max and (last + timedelta(days=1)).day == 1 else last.replace(day=1)
+    return {"first_month": begin, "month_after": end} if begin < end else {"first_month": first, "month_after": first}
+
+
+def _month_after(day: date) -> date:
+    """The first day of the next month; the last day that there is has none."""
+    try:
+        return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+    except OverflowError:
+        return date.max
+
+
+def _report(dimensions: tuple[Dimension, ...], figures: LiteralString) -> LiteralString:
     keys = [_OF_DIMENSION[dimension] for dimension in dimensions]
     selected = ", ".join(
         f"f.{_OF_DIMENSION[each]}" if each in dimensions else f"null::{_TYPES[each]} as {_OF_DIMENSION[each]}"
@@ -194,7 +237,7 @@ def _report(dimensions: tuple[Dimension, ...], *, is_by_user: bool) -> LiteralSt
     sums = ", ".join(f"sum(f.{name})::{kind} as {name}" for name, kind in _FIGURES.items())
     totals = ", ".join(f"coalesce(sum(g.{name}), 0)::{kind} as all_{name}" for name, kind in _FIGURES.items())
     return f"""
-        with figures as ({_BY_USER if is_by_user else _OF_ALL}),
+        with figures as ({figures}),
         groups as (
             select {selected}, {sums}
             from figures as f

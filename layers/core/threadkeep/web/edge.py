@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from threadkeep.errors import FieldError, ThreadkeepError
 from threadkeep.log import logger
 from threadkeep.settings import Settings
-from threadkeep.web.problems import problem_response, unexpected
+from threadkeep.web.problems import broken_off, problem_response, unexpected
 
 CORRELATION_HEADER: Final = "x-correlation-id"
 GUEST_HEADER: Final = "x-guest-token"
@@ -33,6 +33,10 @@ _UNSTORABLE_ESCAPE: Final = re.compile(rb"\\u(?:0000|[dD][89abAB][0-9a-fA-F]{2}|
 # Not JSON, or beyond what a float holds: Python reads both, and jsonb stores neither.
 _UNSTORABLE_NUMBER: Final = re.compile(rb"NaN|Infinity|[eE]\+?\d{3}")
 _STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
+
+class AnswerBrokenOffError(Exception):
+    """An answer failed when a part of it was sent; why is in the logs."""
 
 
 class Edge:
@@ -77,21 +81,24 @@ class Edge:
         else:
             try:
                 await self._app(scope, receive, send_with_headers)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded
                 if has_started:
-                    raise
+                    await broken_off(Request(scope), error)
+                    # The server cuts the connection, and prints this one: what it was may hold secrets.
+                    raise AnswerBrokenOffError from None
                 response = await unexpected(Request(scope), error)
                 await response(scope, receive, send_with_headers)
-        logger.info(
-            "request",
-            extra={
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "milliseconds": round((time.perf_counter() - started) * 1000, 1),
-                "correlation_id": str(correlation_id),
-            },
-        )
+        finally:
+            logger.info(
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "milliseconds": round((time.perf_counter() - started) * 1000, 1),
+                    "correlation_id": str(correlation_id),
+                },
+            )
 
     async def _checked(self, headers: Headers, receive: Receive) -> Receive:
         return _replaying(await _checked_body(headers, receive, self._settings.max_body_bytes), receive)

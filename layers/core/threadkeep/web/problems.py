@@ -21,6 +21,8 @@ from threadkeep.web.models import PROBLEM_TYPE
 
 # The key under which a route says its codes, for the contract to put in their place.
 CODES: Final = "x-codes"
+# Until it is worth another try, where nobody knows when that is: somebody has to see to it first.
+UNKNOWN_SECONDS: Final = 60
 # Of what a caller did wrong, that which somebody may have meant: it is on record, in few rows.
 REFUSALS: Final[dict[str, error_log.ErrorType]] = {
     "forbidden:account": "permission",
@@ -57,8 +59,11 @@ def problem_response(error: ThreadkeepError, correlation_id: UUID) -> ProblemRes
     if error.fields:
         content["errors"] = [{"field": field.field, "message": field.message} for field in error.fields]
     headers = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
+    retry_after = error.retry_after
+    if retry_after is None and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        retry_after = UNKNOWN_SECONDS
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return ProblemResponse(content, status_code=error.status, headers=headers)
@@ -108,10 +113,24 @@ def _methods(request: Request) -> set[str]:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """The answer to what nobody foresaw; what it was is logged and recorded, and not told."""
+    return problem_response(await _recorded(request, error), request.state.correlation_id)
+
+
+async def broken_off(request: Request, error: Exception) -> None:
+    """Records what ended an answer half way: there can be no other answer any more."""
+    # A foreseen one comes as the cause of another, because its answer can no longer be given.
+    foreseen = error.__cause__
+    if isinstance(foreseen, ThreadkeepError):
+        await _record(request, foreseen, cause=foreseen)
+    else:
+        await _recorded(request, error)
+
+
+async def _recorded(request: Request, error: Exception) -> ThreadkeepError:
     logger.exception("unexpected error", exc_info=error, extra={"correlation_id": str(request.state.correlation_id)})
     internal = ThreadkeepError("internal:api")
     await _record(request, internal, cause=error)
-    return problem_response(internal, request.state.correlation_id)
+    return internal
 
 
 async def _record(request: Request, error: ThreadkeepError, *, cause: Exception) -> None:
