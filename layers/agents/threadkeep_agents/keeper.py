@@ -79,7 +79,7 @@ class Keeper:
         self._unkept_bytes = 0
         lines = self.unkept()
         payload = "\n".join(lines) or None
-        usage = self._ledger.rows() if self._ledger.is_changed else None
+        usage = self._ledger.rows() if self._ledger.has_news else None
         try:
             verdict = await turns.write_chunk(self._database, self._stream, self.chunk_seq, payload, usage)
         except Exception as error:  # noqa: BLE001 - it must not end the turn, whose Finish still has the last word

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, cast
@@ -96,32 +96,46 @@ class Entry:
     started_at: datetime
     started: float
     usage: RequestUsage | None = None
-    is_estimated: bool = False
     is_open: bool = True
     duration_ms: int | None = None
     output_characters: int = 0
     output_bound: int = 0
     has_answered: bool = False
     stream: StreamedResponse | None = None
+    reported: RequestUsage | None = None
+
+    def hear(self, response: ModelResponse) -> None:
+        """Takes what was said and reported by now, of an answer that may not be whole yet."""
+        self.has_answered = bool(response.parts)
+        self.output_characters = _response_characters(response)
+        if response.usage.has_values() and not response.usage.unmeasured_requests:
+            self.reported = response.usage
 
     def most(self) -> Decimal:
         """What it cost, or the most that it may cost while it is open."""
-        usage = self.usage
-        if usage is None:
-            output = self.output_bound if self.is_open else self.output_estimate
-            usage = RequestUsage(input_tokens=self.estimated_input, output_tokens=output)
+        if self.is_open:
+            usage = RequestUsage(input_tokens=self.estimated_input, output_tokens=self.output_bound)
+        else:
+            usage = self.usage or self.estimate
         return sum(cost(self.model, usage, self.started_at), Decimal(0))
 
     @property
-    def output_estimate(self) -> int:
-        """How many tokens were said, by their characters."""
-        return -(-self.output_characters // CHARACTERS_PER_TOKEN)
+    def estimate(self) -> RequestUsage:
+        """What an answer that is not whole used: what was reported of it by now, and no less than what was said."""
+        reported = self.reported or RequestUsage()
+        return replace(
+            reported,
+            input_tokens=reported.input_tokens or self.estimated_input,
+            output_tokens=max(reported.output_tokens, -(-self.output_characters // CHARACTERS_PER_TOKEN)),
+        )
 
     def row(self) -> dict[str, Any]:
-        """The row for `private.settle_usage`; an open request carries what a recovery needs to estimate it."""
-        usage = self.usage or RequestUsage(input_tokens=self.estimated_input, output_tokens=self.output_estimate)
+        """The row for `private.settle_usage`; of an open request, what it used if it came to no other end."""
+        if self.is_open and self.stream is not None:
+            self.hear(self.stream.get())
+        usage = self.usage or self.estimate
         input_cost, output_cost = cost(self.model, usage, self.started_at)
-        row: dict[str, Any] = {
+        return {
             "request_id": str(self.request_id),
             "agent_type": self.agent,
             "model_used": self.model.model_id,
@@ -133,18 +147,11 @@ class Entry:
             "reasoning_tokens": getattr(usage, "output_reasoning_tokens", 0) or 0,
             "input_cost": str(input_cost),
             "output_cost": str(output_cost),
-            "source": "estimated" if self.usage is None or self.is_estimated else "provider",
+            "source": "estimated" if self.usage is None else "provider",
             "is_priced": self.model.is_priced,
             "request_timestamp": self.started_at.isoformat(),
             "duration_ms": self.duration_ms,
         }
-        if self.is_open:
-            row |= {
-                "open": True,
-                "input_price": str(self.model.input_price),
-                "output_price": str(self.model.output_price),
-            }
-        return row
 
 
 def cost(model: PricedModel, usage: RequestUsage, at: datetime) -> tuple[Decimal, Decimal]:
@@ -209,17 +216,10 @@ class Ledger:
         entry.is_open = False
         entry.duration_ms = round((time.perf_counter() - entry.started) * 1000)
         self.is_changed = True
-        if response is None:
-            return
-        entry.has_answered = bool(response.parts)
-        entry.output_characters = _response_characters(response)
-        usage = response.usage
-        if usage.unmeasured_requests or not usage.has_values():
-            return
-        if not is_whole:
-            usage = _at_least(usage, entry)
-        entry.usage = usage
-        entry.is_estimated = not is_whole
+        if response is not None:
+            entry.hear(response)
+        if is_whole:
+            entry.usage = entry.reported
 
     def drop(self, entry: Entry) -> None:
         """Takes back a request that its provider refused, which nobody bills. Its place in the turn stays taken."""
@@ -242,6 +242,11 @@ class Ledger:
         if left < 0 or not prices.output:
             return 0 if left < 0 else UNBOUNDED_TOKENS
         return int(left * 1_000_000 / prices.output) // (2 if shares else 1)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `rows` would say more than it did last; of a request that is open it may at any time."""
+        return self.is_changed or any(entry.is_open for entry in self.entries)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all requests that used anything or may have."""
@@ -410,17 +415,6 @@ class MeteredModel(WrapperModel):
 def is_whole(response: ModelResponse) -> bool:
     """Whether the model came to an end; a stream that ends without its last event raises nothing."""
     return response.state == "complete" and (response.finish_reason is not None or response.model_name == OFFLINE)
-
-
-def _at_least(usage: RequestUsage, entry: Entry) -> RequestUsage:
-    """What was reported before the answer broke off, and no less than what had been said by then."""
-    return RequestUsage(
-        input_tokens=usage.input_tokens or entry.estimated_input,
-        output_tokens=max(usage.output_tokens, entry.output_estimate),
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        details=usage.details,
-    )
 
 
 def _characters(messages: list[ModelMessage]) -> int:
