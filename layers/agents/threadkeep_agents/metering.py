@@ -27,6 +27,7 @@ from pydantic_ai.usage import RequestUsage
 
 from threadkeep.configuration import ModelMetadata, parse_model_metadata
 from threadkeep.model_catalog import is_priced
+from threadkeep_agents import history
 from threadkeep_agents.bursts import Bursts
 from threadkeep_agents.history import Window, without_foreign_reasoning
 
@@ -198,7 +199,7 @@ class Ledger:
             request_id=uuid5(self.answer, str(len(self.entries))),
             agent=agent,
             model=model,
-            estimated_input=-(-_characters(messages) // CHARACTERS_PER_TOKEN),
+            estimated_input=_input_estimate(messages, model.provider),
             started_at=datetime.now(UTC),
             started=time.perf_counter(),
         )
@@ -417,18 +418,11 @@ def is_whole(response: ModelResponse) -> bool:
     return response.state == "complete" and (response.finish_reason is not None or response.model_name == OFFLINE)
 
 
-def _characters(messages: list[ModelMessage]) -> int:
-    total = 0
-    for message in messages:
-        if message.kind == "response":
-            total += _response_characters(message)
-            continue
-        total += len(message.instructions or "")
-        for part in message.parts:
-            content = getattr(part, "content", None)
-            pieces = [content] if isinstance(content, str) else content if isinstance(content, list | tuple) else []
-            total += sum(len(piece) for piece in pieces if isinstance(piece, str))
-    return total
+def _input_estimate(messages: list[ModelMessage], provider: str) -> int:
+    characters = len(history.instructions(messages))
+    characters += sum(len(text) for message in messages for text in history.texts(message))
+    files = sum(history.file_tokens(message, provider) for message in messages)
+    return -(-characters // CHARACTERS_PER_TOKEN) + files
 
 
 def _response_characters(response: ModelResponse) -> int:
