@@ -152,7 +152,7 @@ class Turn:
             conversation = self._read_history()
         except Exception as error:  # noqa: BLE001 - whatever it is, the turn must reach its Finish
             conversation = error
-        chunks = ChunkStream(start_event(str(self._run.answer), self._first_metadata()))
+        chunks = ChunkStream(start_event(str(self._run.answer), self._first_metadata()), self._context.late_results)
         shown = WithoutEmptyReasoning()
         result: AgentRunResultEvent[str] | None = None
 
