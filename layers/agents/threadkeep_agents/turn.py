@@ -267,10 +267,17 @@ class Turn:
         if len(self._run.history) > 1 or not self._parties.roster.app_settings.titles.enabled:
             return None
         text = " ".join(part["text"] for part in self._run.history[-1]["parts"] if part["type"] == "text")
-        model = self._models.for_title()
-        if model is None or not text.strip():
+        if self._models.is_offline or not text.strip():
             return None
-        return asyncio.create_task(title_of(model, text, self._parties.tracing.instrumentation))
+        return asyncio.create_task(self._title(text))
+
+    async def _title(self, text: str) -> str | None:
+        try:
+            model = self._models.for_title()
+            return await title_of(model, text, self._parties.tracing.instrumentation) if model else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer goes on without a title
+            logger.error("title failed", exc_info=error, extra={"correlation_id": str(self._run.correlation_id)})
+            return None
 
     def _emit(self, said: dict[str, Any]) -> None:
         event = storable(said)
