@@ -771,3 +771,17 @@ async def test_f6_what_each_agent_had_said_when_the_process_died_is_on_its_own_b
     assert said == {"chat_model_agent": ("provider", 30), "document_agent": ("estimated", 250)}
     gate.release()
     await late
+
+
+@pytest.mark.parametrize("provider", ["google", "openai", "anthropic"])
+async def test_f6_a_provider_that_cannot_be_reached_bills_nothing(
+    database_url: str, api_database_url: str, provider: str
+) -> None:
+    nobody = {f"{name}_BASE_URL": "http://127.0.0.1:9" for name in ("GEMINI", "OPENAI", "ANTHROPIC")}
+    keys = {f"{name}_API_KEY": "test-key" for name in ("GEMINI", "OPENAI", "ANTHROPIC")}
+    async with running(settings_for(api_database_url, None, **nobody, **keys), database_url) as server:
+        answer = await server.say({"message": "Hello " * 1000, "model": MODELS[provider]})
+
+        assert answer.metadata["finishReason"] == "error"
+        assert answer.metadata["usage"]["cost"] == 0
+        assert await server.rows("select * from usage_logs") == []

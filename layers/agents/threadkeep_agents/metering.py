@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
-from pydantic_ai.exceptions import ModelContextWindowExceededError, ModelHTTPError, UsageLimitExceeded
+from pydantic_ai.exceptions import ModelContextWindowExceededError, ModelHTTPError, UsageLimitExceeded, UserError
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
@@ -223,7 +223,7 @@ class Ledger:
             entry.usage = entry.reported
 
     def drop(self, entry: Entry) -> None:
-        """Takes back a request that its provider refused, which nobody bills. Its place in the turn stays taken."""
+        """Takes back a request that its provider refused or never got. Its place in the turn stays taken."""
         entry.is_open = False
         entry.usage = RequestUsage()
         entry.duration_ms = round((time.perf_counter() - entry.started) * 1000)
@@ -407,7 +407,7 @@ class MeteredModel(WrapperModel):
 
     def _settle_failure(self, entry: Entry, error: Exception, stream: StreamedResponse | None) -> None:
         response = stream.get() if stream else None
-        if isinstance(error, ModelHTTPError) and not (response and response.parts):
+        if (isinstance(error, ModelHTTPError) or _was_not_sent(error)) and not (response and response.parts):
             self._ledger.drop(entry)
         else:
             self._ledger.settle(entry, response, is_whole=False)
@@ -416,6 +416,18 @@ class MeteredModel(WrapperModel):
 def is_whole(response: ModelResponse) -> bool:
     """Whether the model came to an end; a stream that ends without its last event raises nothing."""
     return response.state == "complete" and (response.finish_reason is not None or response.model_name == OFFLINE)
+
+
+def _was_not_sent(error: BaseException) -> bool:
+    """Whether the request reached no provider: nothing listened there, or the model takes no request like this."""
+    import httpx2
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | httpx2.ConnectError | httpx2.ConnectTimeout):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _input_estimate(messages: list[ModelMessage], provider: str) -> int:
