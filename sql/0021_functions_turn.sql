@@ -1,4 +1,5 @@
--- Providers that app_settings do not make available are not used, and what a dead turn used is what it said last.
+-- Providers that app_settings do not make available are not used, an own tool whose limit is used up is not offered, and
+-- what a dead turn used is what it said last.
 
 create function private.usable_providers(p_settings jsonb, p_providers text[]) returns text[]
 language sql immutable
@@ -160,6 +161,61 @@ begin
     order by p.place, a.place, w.place;
 end
 $$;
+
+create or replace function private.exhausted_agents(p_provider text, p_guest_address text) returns json
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_user uuid := private.caller_id();
+    v_address text := case when (auth.jwt() ->> 'is_anonymous')::boolean then p_guest_address end;
+begin
+    return (
+        select coalesce(json_object_agg(e.agent_type, e.seconds), '{}')
+        from (
+            select
+                l.agent_type,
+                max(greatest(1, ceil(extract(
+                    epoch from w.starts + private.period_length(w.limit_type) - now()
+                ))))::integer as seconds
+            from (
+                select a.agent_type, private.agent_configuration(a.agent_type, p_provider) -> 'rateLimit' as rate
+                from (
+                    select unnest(array[
+                        'provider_tools_agent', 'document_agent', 'python_agent', 'mermaid_agent', 'git_mcp_agent'
+                    ])
+                    union all
+                    select c.config_key
+                    from public.admin_config as c
+                    where c.config_key like 'tool\_%'
+                        and c.config_data -> 'enabled' is distinct from 'false'::jsonb
+                ) as a (agent_type)
+                -- Each configuration is read once, not once a window.
+                offset 0
+            ) as l
+            cross join (values
+                ('minutely', 'perMinute', private.period_start('minutely')),
+                ('hourly', 'perHour', private.period_start('hourly')),
+                ('daily', 'perDay', private.period_start('daily'))
+            ) as w (limit_type, member, starts)
+            left join public.rate_limit_tracking as t
+                on t.user_id = v_user
+                and t.agent_type = l.agent_type
+                and t.limit_type = w.limit_type
+                and t.period_start = w.starts
+            left join private.guest_windows as g
+                on g.address_hash = v_address
+                and g.purpose = l.agent_type
+                and g.limit_type = w.limit_type
+                and g.period_start = w.starts
+            where greatest(coalesce(t.request_count, 0), coalesce(g.used, 0)) >= (l.rate ->> w.member)::numeric
+            group by l.agent_type
+        ) as e
+    );
+end
+$$;
+comment on function private.exhausted_agents is
+    'The agents besides the chat agent, and the own tools, that the caller cannot call now, with the seconds until each has room; takes no lock.';
 
 -- A turn says of each of its requests, as it goes on, what that has used by now. What a dead turn used is what it said
 -- last: its texts tell neither which request wrote them nor what its sub-agents wrote.

@@ -74,9 +74,10 @@ def enabled(shape: AgentConfiguration) -> list[str]:
 
 def exhausted_note(context: Context) -> str | None:
     """What the chat agent is told of tools that it is not offered because their limit is used up."""
-    waits = context.deps.exhausted
+    tools: dict[str, str] = {delegate.agent: delegate.tool for delegate in DELEGATES}
     missing = [
-        f"{delegate.tool} (again in {waits[delegate.agent]} s)" for delegate in DELEGATES if delegate.agent in waits
+        f"{tools.get(agent, agent.removeprefix('tool_'))} (again in {seconds} s)"
+        for agent, seconds in context.deps.exhausted.items()
     ]
     if not missing:
         return None

@@ -46,7 +46,7 @@ class TurnContext:
     `bounds` hold for the turn as a whole, its sub-agents included. `activity` takes the rows of
     `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration,
     `own_tools` that of the team's own tools, by their names.
-    `capabilities` are given to every agent's run. `exhausted` names the agents whose limit the caller has used up,
+    `capabilities` are given to every agent's run. `exhausted` names the agents and tools whose limit is used up,
     with the seconds until there is room. `late_results` takes by its id what a call had done that the turn did not wait
     for.
     """
