@@ -185,10 +185,7 @@ begin
                         'provider_tools_agent', 'document_agent', 'python_agent', 'mermaid_agent', 'git_mcp_agent'
                     ])
                     union all
-                    select c.config_key
-                    from public.admin_config as c
-                    where c.config_key like 'tool\_%'
-                        and c.config_data -> 'enabled' is distinct from 'false'::jsonb
+                    select c.config_key from public.admin_config as c where c.config_key like 'tool\_%'
                 ) as a (agent_type)
                 -- Each configuration is read once, not once a window.
                 offset 0
