@@ -45,6 +45,9 @@ def main() -> int:
     parser.add_argument("--apply", action="store_true", help="write the changes; without it they are only shown")
     chosen = parser.parse_args()
     with database() as dsn, psycopg.connect(dsn, row_factory=dict_row) as connection:
+        if connection.execute("select from pg_tables where tablename = 'model_config'").fetchone() is None:
+            print("This database has no models yet. Run db-migrate.", file=sys.stderr)
+            return 1
         rows = connection.execute("select * from public.model_config order by provider, model_id for update").fetchall()
         changes = list(changed(rows, datetime.now(UTC).date()))
         for change in changes:

@@ -6,7 +6,16 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.messages import (
+    BinaryContent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.usage import RequestUsage
 
 from threadkeep.configuration import ModelMetadata
@@ -54,3 +63,22 @@ def test_what_costs_nothing_is_bounded_by_nothing(bound: Decimal | None) -> None
 def test_a_short_request_needs_no_more_than_it_asks_for() -> None:
     ledger = Ledger(uuid4(), Decimal("0.0011"))
     assert ledger.enter("title", MODEL, HELLO, 40, shares=True).output_bound == 40
+
+
+def test_what_a_tool_returned_and_the_files_are_input_and_the_instructions_once() -> None:
+    def request(*parts: UserPromptPart | ToolReturnPart) -> ModelRequest:
+        return ModelRequest(parts=parts, instructions="i" * 4_000)
+
+    pdf = BinaryContent(b"%" * 200_000, media_type="application/pdf")
+    asked: list[ModelMessage] = [request(UserPromptPart(["Read it", pdf]))]
+    answered: list[ModelMessage] = [
+        ModelResponse(parts=[ToolCallPart("gitMcpAgent", {"input": "q" * 4_000}, tool_call_id="1")]),
+        request(ToolReturnPart("gitMcpAgent", {"answer": "a" * 40_000}, tool_call_id="1")),
+    ]
+    ledger = Ledger(uuid4())
+
+    first = ledger.enter("chat_model_agent", MODEL, asked, 65_536).estimated_input
+    second = ledger.enter("chat_model_agent", MODEL, asked + answered, 65_536).estimated_input
+
+    assert 11_000 <= first <= 11_010
+    assert 11_000 <= second - first <= 11_020

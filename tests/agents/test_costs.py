@@ -34,6 +34,11 @@ USAGES = {
     "read and written": RequestUsage(
         input_tokens=10_000, cache_read_tokens=5_000, cache_write_tokens=4_000, output_tokens=100
     ),
+    "reasoned": RequestUsage(input_tokens=1_000, output_tokens=900, output_reasoning_tokens=700),
+    "the longest that is not long": RequestUsage(input_tokens=272_000, output_tokens=100),
+    "the shortest that is long": RequestUsage(input_tokens=272_001, output_tokens=100),
+    "the same of another model": RequestUsage(input_tokens=100_000, output_tokens=100),
+    "and just long": RequestUsage(input_tokens=100_001, output_tokens=100),
     "long": RequestUsage(input_tokens=300_000, output_tokens=2_000),
     "long and cached": RequestUsage(input_tokens=300_000, cache_read_tokens=250_000, output_tokens=2_000),
     "three tokens": RequestUsage(input_tokens=2, output_tokens=1),

@@ -9,7 +9,7 @@ import pytest
 
 from functions.admin import app as admin
 from tests.chat_server import Answer, ChatServer, running, settings_for
-from tests.emulator import Emulator
+from tests.emulator import Emulator, Fault
 
 CHAT = "/api/admin/config/chat_model_agent_google"
 SETTINGS = "/api/admin/config/app_settings"
@@ -77,6 +77,26 @@ async def test_another_active_provider_and_another_default_model_answer_the_next
     await configured(two[1], "/api/admin/models/claude-haiku-5-5/default", {}, method="POST")
     await said_on(two, "grace")
     assert [request.model for request in emulator.requests[-2:]] == ["claude-haiku-5-5"] * 2
+
+
+async def test_a_provider_that_is_switched_off_answers_nobody_and_stands_in_for_none(
+    two: list[ChatServer], emulator: Emulator
+) -> None:
+    asked = {"id": "going-on", "message": "Hello", "model": "gpt-6.1-terra"}
+    assert (await two[0].say(asked)).status == 200
+    fallback = {"enabled": True, "models": ["gpt-6.1-terra", "claude-haiku-5-5"]}
+    await configured(two[0], SETTINGS, {"availableProviders": ["google", "anthropic"], "fallback": fallback})
+
+    refused = await two[1].say(asked | {"message": "And now?"})
+    assert refused.problem is not None
+    assert (refused.status, refused.problem["code"]) == (404, "not_found:model")
+    assert "switched off" in refused.problem["detail"]
+    emulator.script(Fault(status=503), provider="google")
+    assert (await two[1].say({"id": "going-on", "message": "And now?"})).text.endswith("And now?")
+    assert emulator.requests[-1].model == "claude-haiku-5-5"
+
+    await configured(two[0], SETTINGS, {"availableProviders": ["google", "openai"], "fallback": None})
+    assert (await two[1].say(asked | {"message": "And again?"})).status == 200
 
 
 async def test_going_back_is_in_force_everywhere_too(two: list[ChatServer], emulator: Emulator) -> None:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.chat_server import MODELS, ChatServer, read_answer, running, settings_for, user_message
-from tests.emulator import Cut, Emulator, Fault, Garbage, Gate, Hold, Reply, Silence, Usage
+from tests.emulator import Cut, Emulator, Fault, Garbage, Gate, Hold, Reply, Silence, ToolCall, Usage
 from threadkeep.database import Database
 from threadkeep.identity import Principal
 from threadkeep.log import logger
@@ -748,3 +748,40 @@ def uuid_of(session: str) -> Any:
     from threadkeep import ids
 
     return ids.session_id(session)
+
+
+async def test_f6_what_each_agent_had_said_when_the_process_died_is_on_its_own_bill(
+    server: ChatServer, emulator: Emulator
+) -> None:
+    gate = Gate()
+    call = ToolCall("documentAgent", {"operation": "create", "instruction": "Text: Tides\nWrite."})
+    emulator.script(
+        Reply(text=["I have it written. " * 20], tool_calls=[call], usage=Usage(input=20, output=30)),
+        Reply(text=["word " * 200, "and more"], interruptions=[Hold(gate, after_deltas=1)]),
+    )
+    session = str(uuid4())
+    late = asyncio.create_task(server.say({"id": session, "message": "Hello"}))
+    await server.until("select * from stream_chunks where payload like '%%word word%%'")
+    await server.rows("""update "Stream" set lease_until = now() - interval '1 second'""")
+
+    assert (await server.follow(session)).status == 204
+
+    rows = await server.rows("select * from usage_logs order by request_timestamp")
+    said = {row["agent_type"]: (row["source"], row["output_tokens"]) for row in rows}
+    assert said == {"chat_model_agent": ("provider", 30), "document_agent": ("estimated", 250)}
+    gate.release()
+    await late
+
+
+@pytest.mark.parametrize("provider", ["google", "openai", "anthropic"])
+async def test_f6_a_provider_that_cannot_be_reached_bills_nothing(
+    database_url: str, api_database_url: str, provider: str
+) -> None:
+    nobody = {f"{name}_BASE_URL": "http://127.0.0.1:9" for name in ("GEMINI", "OPENAI", "ANTHROPIC")}
+    keys = {f"{name}_API_KEY": "test-key" for name in ("GEMINI", "OPENAI", "ANTHROPIC")}
+    async with running(settings_for(api_database_url, None, **nobody, **keys), database_url) as server:
+        answer = await server.say({"message": "Hello " * 1000, "model": MODELS[provider]})
+
+        assert answer.metadata["finishReason"] == "error"
+        assert answer.metadata["usage"]["cost"] == 0
+        assert await server.rows("select * from usage_logs") == []

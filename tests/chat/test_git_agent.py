@@ -208,6 +208,24 @@ async def test_a_tool_that_fails_is_told_to_the_agent(
     assert "Error executing tool" in str(emulator.requests[-2].body)
 
 
+async def test_calls_that_make_no_sense_end_no_work_on_github(
+    server: ChatServer, emulator: Emulator, github: ToolServer
+) -> None:
+    senseless = [ToolCall("get_file_contents", "{no json"), ToolCall("no_such_tool", {})]
+    emulator.script(
+        Reply(tool_calls=[ASKED]),
+        Reply(tool_calls=senseless),
+        Reply(tool_calls=senseless),
+        Reply(tool_calls=[READ]),
+        Reply(text="It says hello."),
+        Reply(text="Hello, it says."),
+    )
+
+    answer = await server.say({"message": "Read it", "model": MODELS["openai"]}, headers=WITH_TOKEN)
+
+    assert result_of(answer) == {"answer": "It says hello."}
+
+
 async def test_a_tool_that_is_slow_is_given_up_and_the_turn_goes_on(
     server: ChatServer, emulator: Emulator, github: ToolServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

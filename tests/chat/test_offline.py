@@ -106,6 +106,70 @@ async def test_a_text_gets_suggestions_and_a_script_an_explanation(server: ChatS
     assert "defines main" in explained.text
 
 
+async def test_going_back_to_a_version_goes_back_to_that_one(server: ChatServer) -> None:
+    talk = Talk(server)
+    await talk.say("Write a document about lighthouses")
+    first = await newest(server)
+    await talk.say("Make it shorter")
+    second = await newest(server)
+    await talk.say("Add a remark on the weather")
+
+    await talk.say("Go back to the first version")
+    assert (await newest(server))["content"] == first["content"]
+    await talk.say("Go back to version 2")
+    assert (await newest(server))["content"] == second["content"]
+    there_is_none = await talk.say("Go back to version 99")
+
+    assert (await newest(server))["version_number"] == 5
+    assert "documentAgent said: " in there_is_none.text
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["A script that can add numbers", "Give me a small script to replace words", "Show me a diagram of an error"],
+)
+async def test_something_new_changes_nothing_that_is_there(server: ChatServer, said: str) -> None:
+    talk = Talk(server)
+    await talk.say("Write a document about lighthouses")
+    await talk.say("A script that counts words")
+
+    await talk.say(said)
+
+    rows = await server.rows('select version_number from "Document"')
+    assert [row["version_number"] for row in rows] == [1, 1, 1]
+
+
+async def test_a_change_is_made_to_the_last_one_of_the_kind_that_is_named(server: ChatServer) -> None:
+    talk = Talk(server)
+    await talk.say("Write a document about lighthouses")
+    await talk.say("A script that counts words")
+    await talk.say("A diagram of a login")
+
+    await talk.say("Make the document shorter")
+    await talk.say("Fix the script")
+
+    rows = await server.rows('select kind from "Document" where version_number = 2 order by "createdAt"')
+    assert [row["kind"] for row in rows] == ["text", "python code"]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("Write a document about lighthouses", "Explain it"),
+        ("A script that counts words", "Suggest improvements"),
+        ("A diagram of a login", "Explain it"),
+    ],
+)
+async def test_what_a_kind_does_not_know_is_said_and_changes_nothing(server: ChatServer, made: str, said: str) -> None:
+    talk = Talk(server)
+    await talk.say(made)
+
+    answer = await talk.say(said)
+
+    assert "stays as it is" in answer.text
+    assert (await newest(server))["version_number"] == 1
+
+
 async def test_what_is_switched_off_is_said(server: ChatServer) -> None:
     await server.rows(
         "update admin_config set config_data = jsonb_set(config_data, '{enabled}', 'false') "

@@ -204,6 +204,14 @@ async def test_a_tool_that_is_off_or_used_up_is_not_there(
     )
     assert [row["success"] for row in rows] == [False, True]
 
+    await configure(server, "code", rateLimit={"perMinute": 0, "perHour": 10, "perDay": 10}, server=code_host(tools))
+    await server.rows("update rate_limit_tracking set request_count = 10 where limit_type = 'daily'")
+    await server.say("And now?")
+    asked = emulator.requests[-1]
+    assert not {"current_time", "code_get_file_contents"} & set(asked.tools)
+    assert "documentAgent" in asked.tools
+    assert "current_time (again in " in str(asked.system)
+
 
 async def test_a_function_without_a_row_is_recorded_and_has_no_limit_of_its_own(
     server: ChatServer, emulator: Emulator

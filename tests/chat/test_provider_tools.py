@@ -122,6 +122,23 @@ async def test_openai_reads_pages_with_our_reader_which_reaches_nothing_internal
         assert "internal words" not in str(emulator.requests[-2].body)
 
 
+async def test_pages_that_cannot_be_read_end_no_search(server: ChatServer, emulator: Emulator) -> None:
+    async with a_site() as (port, _):
+        reads = [ToolCall("web_fetch", {"url": f"http://127.0.0.1:{port}/{page}"}) for page in "abc"]
+        emulator.script(
+            Reply(tool_calls=[ASKED]),
+            Reply(tool_calls=[reads[0], ToolCall("web_fetch", "{no json")]),
+            Reply(tool_calls=[reads[1]]),
+            Reply(tool_calls=[reads[2]]),
+            Reply(text="Three pages could not be read."),
+            Reply(text="Nothing is known."),
+        )
+
+        answer = await server.say({"message": "Weather?", "model": MODELS["openai"]})
+
+        assert result_of(answer)["answer"] == "Three pages could not be read."
+
+
 async def test_our_reader_gives_a_page_as_markdown_and_follows_no_redirect_inside() -> None:
     async with a_site() as (port, asked_for):
         read: Any = web_fetch(allow_internal_addresses=True).function

@@ -538,3 +538,21 @@ async def test_agents_that_write_at_the_same_time_do_not_mix(server: ChatServer,
     for row in rows:
         mine = [event for event in answer.events if event.get("id") == str(row["id"])]
         assert "".join(event["data"] for event in mine if event["type"].endswith("Delta")) == "# same for both"
+
+
+async def test_what_is_off_is_not_promised_for_later(server: ChatServer, emulator: Emulator) -> None:
+    await server.rows(
+        "update admin_config set config_data = jsonb_set(config_data, '{rateLimit,perMinute}', '0') "
+        "where config_key in ('python_agent_google', 'mermaid_agent_google', 'git_mcp_agent_google')"
+    )
+    await server.rows(
+        "update admin_config set config_data = jsonb_set(config_data, '{tools,mermaidAgent,enabled}', 'false') "
+        "where config_key = 'chat_model_agent_google'"
+    )
+
+    await server.say("Hello")
+
+    asked = emulator.requests[-1]
+    assert "pythonAgent (again in " in str(asked.system)
+    assert "mermaidAgent (again in " not in str(asked.system)
+    assert "gitMcpAgent (again in " not in str(asked.system)

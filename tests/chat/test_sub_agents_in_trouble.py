@@ -332,6 +332,60 @@ async def test_whatever_an_own_tool_returns_the_turn_ends_and_the_session_goes_o
     assert again.text == "You said: Go on"
 
 
+@pytest.mark.parametrize("end", ["stopped", "out of time"])
+async def test_the_next_turn_goes_on_with_a_new_document_that_was_broken_off(
+    server: ChatServer, emulator: Emulator, end: str
+) -> None:
+    if end == "out of time":
+        await server.rows(
+            'update admin_config set config_data = config_data || \'{"turn": {"maxSeconds": 2}}\' '
+            "where config_key = 'app_settings'"
+        )
+    emulator.script(
+        Reply(tool_calls=[create("Rome")]),
+        Reply(text=["Half a ", "document", " and more"], interruptions=[Silence(after_deltas=2)]),
+        Reply(text="Yes."),
+    )
+    turn = asyncio.create_task(server.say({"id": "broken-off", "message": "Write"}))
+    await server.until("select * from stream_chunks where payload like '%%document\"%%'")
+    if end == "stopped":
+        assert await server.stop("broken-off") == 202
+    answer = await turn
+
+    [document] = await server.rows('select id from "Document"')
+    result = {
+        "id": str(document["id"]),
+        "title": "Rome",
+        "kind": "text",
+        "version": 1,
+        "invalid": "It was not written to its end.",
+    }
+    _, stored = await server.messages(answer.session)
+    [part] = [part for part in stored["parts"] if part["type"] == "tool-documentAgent"]
+    assert (part["state"], part["output"]) == ("output-available", result)
+    assert "errorText" not in part
+    assert [event["output"] for event in answer.events if event["type"] == "tool-output-available"] == [result]
+    await server.say({"id": "broken-off", "message": "Go on with it"})
+    assert str(document["id"]) in str(emulator.requests[-1].body)
+
+
+async def test_a_call_that_a_stop_left_without_a_result_has_failed(server: ChatServer, emulator: Emulator) -> None:
+    emulator.script(
+        Reply(tool_calls=[ToolCall("pythonAgent", {"operation": "generate", "instruction": "Count."})]),
+        Reply(text=["print(", "1)"], interruptions=[Silence(after_deltas=1)]),
+    )
+    turn = asyncio.create_task(server.say({"id": "stopped", "message": "Count"}))
+    await emulator.until(lambda: len(emulator.requests) == 2, timeout=20)
+    assert await server.stop("stopped") == 202
+    answer = await turn
+
+    _, stored = await server.messages(answer.session)
+    [part] = [part for part in stored["parts"] if part["type"] == "tool-pythonAgent"]
+    assert (part["state"], part["errorText"]) == ("output-error", "The turn ended before the tool did.")
+    assert "output" not in part
+    assert "tool-output-available" not in answer.types
+
+
 @pytest.mark.parametrize("first", PROVIDERS)
 @pytest.mark.parametrize("then", PROVIDERS)
 async def test_another_provider_goes_on_after_tool_calls_and_reasoning(

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.chat_server import MODELS, ChatServer, running, settings_for, user_message
-from tests.emulator import Emulator, Fault, Reply, ToolCall, Usage
+from tests.emulator import Cut, Emulator, Fault, Garbage, Reply, ToolCall, Usage
 from tests.round_trips import counted
 from threadkeep_agents import keeper
 
@@ -225,6 +225,51 @@ async def empty_session(server: ChatServer, title: str) -> str:
 async def title_of(server: ChatServer, session: str) -> Any:
     [row] = await server.rows('select title from "Chat" where id = %(session)s', session=session)
     return row["title"]
+
+
+@pytest.mark.parametrize("provider", ["google", "openai", "anthropic"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Fault(status=500),
+        Cut(),
+        Cut(after_deltas=0),
+        Reply(text="A title", interruptions=[Garbage()]),
+        Reply(text=""),
+        Reply(tool_calls=[ToolCall("title", {})]),
+    ],
+    ids=lambda failure: repr(failure)[:60],
+)
+async def test_an_answer_is_stored_whatever_becomes_of_its_title(
+    server: ChatServer, emulator: Emulator, provider: str, failure: Any
+) -> None:
+    await server.rows("update admin_config set config_data = config_data - 'titles' where config_key = 'app_settings'")
+    emulator.script(failure, match=lambda request: "Write a title" in (request.system or ""), always=True)
+
+    answer = await server.say({"message": "Where shall I go in Rome?", "model": MODELS[provider]})
+
+    assert (answer.is_done, answer.metadata["finishReason"]) == (True, "stop")
+    _, stored = await server.messages(answer.session)
+    assert stored["status"] == "complete"
+
+
+async def test_a_key_that_cannot_be_read_ends_the_turn(
+    database_url: str, api_database_url: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody listens there.
+    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "eu-central-1")
+    arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:unread"
+    environ = {"OPENAI_API_KEY": "", "OPENAI_API_KEY_SECRET_ARN": arn}
+    async with running(settings_for(api_database_url, emulator, **environ), database_url) as server:
+        answer = await server.say({"message": "Hello", "model": MODELS["openai"]})
+
+        assert answer.metadata["finishReason"] == "error"
+        _, stored = await server.messages(answer.session)
+        assert stored["status"] == "failed"
+        assert await server.rows("""select from "Stream" where status = 'running'""") == []
 
 
 async def test_without_a_key_the_offline_model_answers_and_says_what_it_is(

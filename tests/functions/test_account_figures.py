@@ -393,6 +393,19 @@ async def test_prices_are_todays_and_those_of_long_input_beside_them(api: httpx.
     }
 
 
+async def test_a_provider_that_is_switched_off_offers_nothing(
+    environment: dict[str, str], database: Database, owner: Owner
+) -> None:
+    await set_app_settings(owner, '{"activeProvider": "google", "availableProviders": ["google", "anthropic"]}')
+    settings = Settings.load(environment | {"OPENAI_API_KEY": "sk-a", "ANTHROPIC_API_KEY": "sk-b"})
+    async with client_of(settings, database) as api:
+        models = (await get(api, "/api/models"))["items"]
+        agents = (await get(api, "/api/limits"))["agents"]
+    assert {model["provider"] for model in models} == {"google", "anthropic"}
+    assert {model["provider"] for model in models if model["isAvailable"]} == {"anthropic"}
+    assert {agent["provider"] for agent in agents} == {"anthropic"}
+
+
 async def test_without_any_key_the_offline_model_answers(api: httpx.AsyncClient) -> None:
     first, *others = (await get(api, "/api/models"))["items"]
     assert (first["id"], first["isAvailable"], first["isDefault"]) == ("offline", True, True)

@@ -19,14 +19,19 @@ def models(database_url: str) -> list[dict[str, Any]]:
 
 
 def prices(database_url: str, *arguments: str) -> str:
-    result = subprocess.run(
+    result = run(database_url, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def run(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "local.prices", *arguments],
         env={"PATH": "", "PYTHONPATH": ":".join(sys.path), "DATABASE_URL": database_url},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    return result.stdout
 
 
 def test_the_seeded_current_models_have_the_librarys_prices(database_url: str) -> None:
@@ -54,3 +59,12 @@ def test_a_wrong_price_is_shown_then_written(database_url: str) -> None:
     assert luna["metadata"]["cachedInputPrice"] == 0.01
     assert luna["metadata"]["contextWindow"] > 0
     assert not any(line.startswith("gpt-6-luna") for line in prices(database_url).splitlines())
+
+
+def test_a_database_without_models_is_told_what_to_do(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("drop table public.model_config cascade")
+
+    result = run(database_url)
+
+    assert (result.returncode, result.stderr) == (1, "This database has no models yet. Run db-migrate.\n")

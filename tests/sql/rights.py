@@ -133,6 +133,7 @@ FUNCTIONS: Final[dict[tuple[str, ...], str]] = {
         private.add_to_usage_user_daily private.correct_usage_user_daily private.sizes_of_tables
         private.add_to_usage_user_monthly private.take_from_usage_user_monthly private.forget_person
         private.activity_category private.is_excluded_path private.logged_address private.logged_user_agent
+        private.usable_providers
         public.ensure_single_default_model_per_provider public.handle_auth_user_deletion public.handle_new_user
         public.update_admin_config_timestamp public.update_model_config_timestamp public.validate_admin_config_data
         public.validate_user_id

@@ -49,21 +49,16 @@ def delegates(
     shape: ChatModelAgent, configured: Callable[[Agent, Provider], AgentConfiguration], provider: Provider
 ) -> list[Tool[TurnContext]]:
     """The tools of the chat agent that are other agents, as both sides are configured."""
-    tools: list[Tool[TurnContext]] = []
-    for delegate in DELEGATES:
-        offered = getattr(shape.tools, delegate.member)
-        own = configured(delegate.agent, provider)
-        operations = enabled(own)
-        if offered.enabled and own.enabled and operations:
-            tools.append(
-                Tool(
-                    delegate.function,
-                    name=delegate.tool,
-                    description=offered.description,
-                    prepare=_prepared(delegate, operations),
-                )
-            )
-    return tools
+    return [
+        Tool(
+            delegate.function,
+            name=delegate.tool,
+            description=getattr(shape.tools, delegate.member).description,
+            prepare=_prepared(delegate, enabled(configured(delegate.agent, provider))),
+        )
+        for delegate in DELEGATES
+        if _is_on(delegate, shape, configured, provider)
+    ]
 
 
 def enabled(shape: AgentConfiguration) -> list[str]:
@@ -74,9 +69,16 @@ def enabled(shape: AgentConfiguration) -> list[str]:
 
 def exhausted_note(context: Context) -> str | None:
     """What the chat agent is told of tools that it is not offered because their limit is used up."""
-    waits = context.deps.exhausted
+    turn = context.deps
+    shape = turn.configured("chat_model_agent", turn.provider)
+    assert isinstance(shape, ChatModelAgent)
+    tools: dict[str, str] = {
+        delegate.agent: delegate.tool
+        for delegate in DELEGATES
+        if _is_on(delegate, shape, turn.configured, turn.provider) and delegate.is_available(context)
+    } | {f"tool_{name}": name for name, own in turn.own_tools.items() if own.enabled}
     missing = [
-        f"{delegate.tool} (again in {waits[delegate.agent]} s)" for delegate in DELEGATES if delegate.agent in waits
+        f"{tool} (again in {turn.exhausted[agent]} s)" for agent, tool in tools.items() if agent in turn.exhausted
     ]
     if not missing:
         return None
@@ -84,6 +86,16 @@ def exhausted_note(context: Context) -> str | None:
         "The person has used up the limit of these tools for now, so you do not have them in this answer: "
         f"{', '.join(missing)}. If one of them is what the request needs, say when it can be used again."
     )
+
+
+def _is_on(
+    delegate: Delegate,
+    shape: ChatModelAgent,
+    configured: Callable[[Agent, Provider], AgentConfiguration],
+    provider: Provider,
+) -> bool:
+    own = configured(delegate.agent, provider)
+    return getattr(shape.tools, delegate.member).enabled and own.enabled and bool(enabled(own))
 
 
 def _prepared(

@@ -46,6 +46,7 @@ TITLE_CHARACTERS: Final = 80
 STORE_SECONDS: Final = 5.0
 STORE_AGAIN_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 
+_BROKEN_OFF: Final = "It was not written to its end."
 _FIRST_LINE: Final = re.compile(r"\s*(text|sheet|python|diagram)\s*:[ \t]*([^\n]+)", re.IGNORECASE)
 
 
@@ -160,13 +161,13 @@ async def _create(assignment: Assignment) -> dict[str, Any]:
         await _write_checked(assignment, draft, kind, prompt, written)
     except BaseException as failure:
         # Nobody has this text but we: what there is of a new document is kept, and says that it is not whole.
-        is_kept = bool(written.text.strip()) and await _in_time(
-            store.store(written.text, invalid="It was not written to its end.")
-        )
+        kept = await _in_time(store.store(written.text, invalid=_BROKEN_OFF)) if written.text.strip() else None
         if isinstance(failure, Exception):
             await draft.finish()
-            if is_kept:
+            if kept is not None:
                 raise ToolFailed(f"Writing broke off. What there is was stored as {document}.") from failure
+        elif kept is not None:
+            assignment.turn.late_results[str(assignment.work.context.tool_call_id)] = _result(kept, _BROKEN_OFF)
         raise
     stored = await store.store(written.text, invalid=written.complaint)
     await draft.finish()
@@ -583,12 +584,11 @@ async def _patiently(turn: TurnContext, store: Callable[[Principal], Awaitable[D
     return await turn.as_user(store)
 
 
-async def _in_time(storing: Coroutine[Any, Any, Document]) -> bool:
-    """Stores although the turn is being ended, which it does not hold up for long; whether it is known to be stored."""
+async def _in_time(storing: Coroutine[Any, Any, Document]) -> Document | None:
+    """Stores although the turn is being ended, which it does not hold up for long; None if it may not be stored."""
     task = asyncio.create_task(storing)
     try:
         async with asyncio.timeout(STORE_SECONDS):
-            await asyncio.shield(task)
+            return await asyncio.shield(task)
     except (TimeoutError, ThreadkeepError):
-        return False
-    return True
+        return None

@@ -21,7 +21,7 @@ from threadkeep.repositories import Repository
 from threadkeep_agents import tool_servers
 from threadkeep_agents.metering import is_whole
 from threadkeep_agents.tools import TurnContext
-from threadkeep_agents.work import Context, Work, on_record
+from threadkeep_agents.work import TOOL_RETRIES, Context, Work, on_record
 
 AGENT: Final = "git_mcp_agent"
 
@@ -141,4 +141,4 @@ def _stored_token(name: str) -> str | None:
 
 @cache
 def _agent() -> Agent[TurnContext, str]:
-    return Agent(name=AGENT, deps_type=TurnContext)
+    return Agent(name=AGENT, deps_type=TurnContext, retries={"tools": TOOL_RETRIES})

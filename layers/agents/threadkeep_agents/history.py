@@ -178,33 +178,49 @@ def is_prompt(message: ModelMessage) -> bool:
 
 def tokens(message: ModelMessage, provider: str) -> int:
     """About how many tokens a message is, without instructions, and rather too many."""
-    text = files = images = 0
-    for part in message.parts:
-        if part.part_kind in {"tool-call", "native-tool-call"}:
-            text += _bytes(part.args_as_json_str())
-            continue
-        content = getattr(part, "content", None)
-        for piece in content if isinstance(content, list | tuple) else [content]:
-            if isinstance(piece, BinaryContent):
-                images += piece.is_image
-                files += 0 if piece.is_image else len(piece.data)
-            elif piece is not None:
-                text += _bytes(piece if isinstance(piece, str) else str(piece))
+    text = sum(_bytes(piece) for piece in texts(message))
     return (
         MESSAGE_TOKENS
         + int(text / BYTES_PER_TOKEN.get(provider, USUAL_BYTES_PER_TOKEN))
-        + images * IMAGE_TOKENS.get(provider, USUAL_IMAGE_TOKENS)
-        + files // FILE_BYTES_PER_TOKEN
+        + file_tokens(message, provider)
     )
 
 
+def file_tokens(message: ModelMessage, provider: str) -> int:
+    """About how many tokens a message's files are, and rather too many."""
+    files = images = 0
+    for piece in _pieces(message):
+        if isinstance(piece, BinaryContent):
+            images += piece.is_image
+            files += 0 if piece.is_image else len(piece.data)
+    return images * IMAGE_TOKENS.get(provider, USUAL_IMAGE_TOKENS) + files // FILE_BYTES_PER_TOKEN
+
+
+def texts(message: ModelMessage) -> Iterator[str]:
+    """All that is written in a message: what was said, and the arguments and results of tools."""
+    for piece in _pieces(message):
+        if piece is not None and not isinstance(piece, BinaryContent):
+            yield piece if isinstance(piece, str) else str(piece)
+
+
+def instructions(messages: Sequence[ModelMessage]) -> str:
+    """Those of the newest request, which are the ones that are sent."""
+    newest = next((message for message in reversed(messages) if isinstance(message, ModelRequest)), None)
+    return (newest.instructions if newest else None) or ""
+
+
 def instructions_tokens(messages: Sequence[ModelMessage], model: PricedModel) -> int:
-    """About how many tokens the instructions are; those of the newest request are sent."""
-    for message in reversed(messages):
-        if isinstance(message, ModelRequest):
-            per_token = BYTES_PER_TOKEN.get(model.provider, USUAL_BYTES_PER_TOKEN)
-            return int(_bytes(message.instructions or "") / per_token)
-    return 0
+    """About how many tokens the instructions are."""
+    return int(_bytes(instructions(messages)) / BYTES_PER_TOKEN.get(model.provider, USUAL_BYTES_PER_TOKEN))
+
+
+def _pieces(message: ModelMessage) -> Iterator[Any]:
+    for part in message.parts:
+        if part.part_kind in {"tool-call", "native-tool-call"}:
+            yield part.args_as_json_str()
+            continue
+        content = getattr(part, "content", None)
+        yield from content if isinstance(content, list | tuple) else [content]
 
 
 def _of_row(row: dict[str, Any]) -> list[ModelMessage]:

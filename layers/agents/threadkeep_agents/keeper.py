@@ -79,11 +79,11 @@ class Keeper:
         self._unkept_bytes = 0
         lines = self.unkept()
         payload = "\n".join(lines) or None
-        usage = self._ledger.rows() if self._ledger.is_changed else None
         try:
+            usage = self._ledger.rows() if self._ledger.has_news else None
             verdict = await turns.write_chunk(self._database, self._stream, self.chunk_seq, payload, usage)
         except Exception as error:  # noqa: BLE001 - it must not end the turn, whose Finish still has the last word
-            self._ledger.is_changed = self._ledger.is_changed or usage is not None
+            self._ledger.is_changed = True
             logger.warning("chunk not written", exc_info=error, extra={"stream": str(self._stream)})
             return
         self._kept_lines += len(lines)

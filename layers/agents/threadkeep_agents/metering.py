@@ -11,13 +11,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, cast
 from uuid import UUID, uuid5
 
-from pydantic_ai.exceptions import ModelContextWindowExceededError, ModelHTTPError, UsageLimitExceeded
+from pydantic_ai.exceptions import ModelContextWindowExceededError, ModelHTTPError, UsageLimitExceeded, UserError
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
@@ -27,6 +27,7 @@ from pydantic_ai.usage import RequestUsage
 
 from threadkeep.configuration import ModelMetadata, parse_model_metadata
 from threadkeep.model_catalog import is_priced
+from threadkeep_agents import history
 from threadkeep_agents.bursts import Bursts
 from threadkeep_agents.history import Window, without_foreign_reasoning
 
@@ -96,32 +97,46 @@ class Entry:
     started_at: datetime
     started: float
     usage: RequestUsage | None = None
-    is_estimated: bool = False
     is_open: bool = True
     duration_ms: int | None = None
     output_characters: int = 0
     output_bound: int = 0
     has_answered: bool = False
     stream: StreamedResponse | None = None
+    reported: RequestUsage | None = None
+
+    def hear(self, response: ModelResponse) -> None:
+        """Takes what was said and reported by now, of an answer that may not be whole yet."""
+        self.has_answered = bool(response.parts)
+        self.output_characters = _response_characters(response)
+        if response.usage.has_values() and not response.usage.unmeasured_requests:
+            self.reported = response.usage
 
     def most(self) -> Decimal:
         """What it cost, or the most that it may cost while it is open."""
-        usage = self.usage
-        if usage is None:
-            output = self.output_bound if self.is_open else self.output_estimate
-            usage = RequestUsage(input_tokens=self.estimated_input, output_tokens=output)
+        if self.is_open:
+            usage = RequestUsage(input_tokens=self.estimated_input, output_tokens=self.output_bound)
+        else:
+            usage = self.usage or self.estimate
         return sum(cost(self.model, usage, self.started_at), Decimal(0))
 
     @property
-    def output_estimate(self) -> int:
-        """How many tokens were said, by their characters."""
-        return -(-self.output_characters // CHARACTERS_PER_TOKEN)
+    def estimate(self) -> RequestUsage:
+        """What an answer that is not whole used: what was reported of it by now, and no less than what was said."""
+        reported = self.reported or RequestUsage()
+        return replace(
+            reported,
+            input_tokens=reported.input_tokens or self.estimated_input,
+            output_tokens=max(reported.output_tokens, -(-self.output_characters // CHARACTERS_PER_TOKEN)),
+        )
 
     def row(self) -> dict[str, Any]:
-        """The row for `private.settle_usage`; an open request carries what a recovery needs to estimate it."""
-        usage = self.usage or RequestUsage(input_tokens=self.estimated_input, output_tokens=self.output_estimate)
+        """The row for `private.settle_usage`; of an open request, what it used if it came to no other end."""
+        if self.is_open and self.stream is not None:
+            self.hear(self.stream.get())
+        usage = self.usage or self.estimate
         input_cost, output_cost = cost(self.model, usage, self.started_at)
-        row: dict[str, Any] = {
+        return {
             "request_id": str(self.request_id),
             "agent_type": self.agent,
             "model_used": self.model.model_id,
@@ -133,18 +148,11 @@ class Entry:
             "reasoning_tokens": getattr(usage, "output_reasoning_tokens", 0) or 0,
             "input_cost": str(input_cost),
             "output_cost": str(output_cost),
-            "source": "estimated" if self.usage is None or self.is_estimated else "provider",
+            "source": "estimated" if self.usage is None else "provider",
             "is_priced": self.model.is_priced,
             "request_timestamp": self.started_at.isoformat(),
             "duration_ms": self.duration_ms,
         }
-        if self.is_open:
-            row |= {
-                "open": True,
-                "input_price": str(self.model.input_price),
-                "output_price": str(self.model.output_price),
-            }
-        return row
 
 
 def cost(model: PricedModel, usage: RequestUsage, at: datetime) -> tuple[Decimal, Decimal]:
@@ -191,7 +199,7 @@ class Ledger:
             request_id=uuid5(self.answer, str(len(self.entries))),
             agent=agent,
             model=model,
-            estimated_input=-(-_characters(messages) // CHARACTERS_PER_TOKEN),
+            estimated_input=_input_estimate(messages, model.provider),
             started_at=datetime.now(UTC),
             started=time.perf_counter(),
         )
@@ -209,20 +217,13 @@ class Ledger:
         entry.is_open = False
         entry.duration_ms = round((time.perf_counter() - entry.started) * 1000)
         self.is_changed = True
-        if response is None:
-            return
-        entry.has_answered = bool(response.parts)
-        entry.output_characters = _response_characters(response)
-        usage = response.usage
-        if usage.unmeasured_requests or not usage.has_values():
-            return
-        if not is_whole:
-            usage = _at_least(usage, entry)
-        entry.usage = usage
-        entry.is_estimated = not is_whole
+        if response is not None:
+            entry.hear(response)
+        if is_whole:
+            entry.usage = entry.reported
 
     def drop(self, entry: Entry) -> None:
-        """Takes back a request that its provider refused, which nobody bills. Its place in the turn stays taken."""
+        """Takes back a request that its provider refused or never got. Its place in the turn stays taken."""
         entry.is_open = False
         entry.usage = RequestUsage()
         entry.duration_ms = round((time.perf_counter() - entry.started) * 1000)
@@ -242,6 +243,11 @@ class Ledger:
         if left < 0 or not prices.output:
             return 0 if left < 0 else UNBOUNDED_TOKENS
         return int(left * 1_000_000 / prices.output) // (2 if shares else 1)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `rows` would say more than it did last; of a request that is open it may at any time."""
+        return self.is_changed or any(entry.is_open for entry in self.entries)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of all requests that used anything or may have."""
@@ -401,7 +407,7 @@ class MeteredModel(WrapperModel):
 
     def _settle_failure(self, entry: Entry, error: Exception, stream: StreamedResponse | None) -> None:
         response = stream.get() if stream else None
-        if isinstance(error, ModelHTTPError) and not (response and response.parts):
+        if (isinstance(error, ModelHTTPError) or _was_not_sent(error)) and not (response and response.parts):
             self._ledger.drop(entry)
         else:
             self._ledger.settle(entry, response, is_whole=False)
@@ -412,29 +418,23 @@ def is_whole(response: ModelResponse) -> bool:
     return response.state == "complete" and (response.finish_reason is not None or response.model_name == OFFLINE)
 
 
-def _at_least(usage: RequestUsage, entry: Entry) -> RequestUsage:
-    """What was reported before the answer broke off, and no less than what had been said by then."""
-    return RequestUsage(
-        input_tokens=usage.input_tokens or entry.estimated_input,
-        output_tokens=max(usage.output_tokens, entry.output_estimate),
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        details=usage.details,
-    )
+def _was_not_sent(error: BaseException) -> bool:
+    """Whether the request reached no provider: nothing listened there, or the model takes no request like this."""
+    import httpx2
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError | httpx2.ConnectError | httpx2.ConnectTimeout):
+            return True
+        cause = cause.__cause__
+    return False
 
 
-def _characters(messages: list[ModelMessage]) -> int:
-    total = 0
-    for message in messages:
-        if message.kind == "response":
-            total += _response_characters(message)
-            continue
-        total += len(message.instructions or "")
-        for part in message.parts:
-            content = getattr(part, "content", None)
-            pieces = [content] if isinstance(content, str) else content if isinstance(content, list | tuple) else []
-            total += sum(len(piece) for piece in pieces if isinstance(piece, str))
-    return total
+def _input_estimate(messages: list[ModelMessage], provider: str) -> int:
+    characters = len(history.instructions(messages))
+    characters += sum(len(text) for message in messages for text in history.texts(message))
+    files = sum(history.file_tokens(message, provider) for message in messages)
+    return -(-characters // CHARACTERS_PER_TOKEN) + files
 
 
 def _response_characters(response: ModelResponse) -> int:

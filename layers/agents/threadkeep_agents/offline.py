@@ -62,25 +62,30 @@ class Craft:
     first_line: str
     parameter: str
     kinds: tuple[str, ...]
+    operations: tuple[str, ...]
 
 
-_TEXTS: Final = "document|text|report|letter|essay|article|story|poem|plan|note"
+_OF_TEXTS: Final = ("update", "suggestion", "revert")
+_OF_SCRIPTS: Final = ("update", "fix", "explain", "revert")
+_OF_DIAGRAMS: Final = ("update", "fix", "revert")
 _CRAFTS: Final = (
-    Craft(r"sheet|spreadsheet|table|csv", "documentAgent", "Sheet", "documentId", ("sheet",)),
-    Craft(r"script|program|python|code|function", "pythonAgent", "Python", "codeId", ("python code",)),
-    Craft(r"diagram|flowchart|chart|drawing", "mermaidAgent", "Diagram", "diagramId", ("mermaid code",)),
+    Craft("sheet|spreadsheet|table|csv", "documentAgent", "Sheet", "documentId", ("sheet",), _OF_TEXTS),
+    Craft("script|program|python|code|function", "pythonAgent", "Python", "codeId", ("python code",), _OF_SCRIPTS),
+    Craft("diagram|flowchart|chart|drawing", "mermaidAgent", "Diagram", "diagramId", ("mermaid code",), _OF_DIAGRAMS),
     Craft(
-        r"document|text|report|letter|essay|article|story|poem|plan|note",
+        "document|text|report|letter|essay|article|story|poem|plan|note",
         "documentAgent",
         "Text",
         "documentId",
         ("text",),
+        _OF_TEXTS,
     ),
 )
 _MAKE: Final = re.compile(
     r"\b(write|make|create|draw|draft|generate|need|want|give me|show me|please)\b|^\W*an?\b", re.IGNORECASE
 )
 _MAKE_ANEW: Final = re.compile(r"\b(write|create|draw|draft)\b", re.IGNORECASE)
+_IT: Final = re.compile(r"\b(?:it|this)\b|\bthat\W*\Z", re.IGNORECASE)
 _CHANGE_WORDS: Final = "make it|change|update|revise|shorten|shorter|longer|add|remove|replace|rewrite|rename|translate"
 _CHANGES: Final = (
     ("revert", re.compile(r"\b(revert|undo|go back|earlier version|previous version)\b", re.IGNORECASE)),
@@ -89,6 +94,7 @@ _CHANGES: Final = (
     ("fix", re.compile(r"\b(fix|repair|broken|fails?|error)\b", re.IGNORECASE)),
     ("update", re.compile(rf"\b({_CHANGE_WORDS})\b", re.IGNORECASE)),
 )
+_VERSION: Final = re.compile(r"\bversion (\d{1,6})\b|\b(?:first|original) version\b", re.IGNORECASE)
 _ABOUT: Final = re.compile(r"\b(?:about|on|of|that|for|called|titled|which)\b\s*(.+)", re.IGNORECASE | re.DOTALL)
 
 Decision = str | tuple[str, dict[str, Any]]
@@ -103,34 +109,46 @@ def _decide(messages: list[ModelMessage], info: AgentInfo) -> Decision:
     wanted = _wanted(said, messages)
     if wanted is None:
         return _introduction(said)
+    if isinstance(wanted, str):
+        return wanted
     tool = wanted[0]
     if all(offered.name != tool for offered in info.function_tools):
         return f"That needs {tool}, which is switched off here, or its limit is used up for now."
     return wanted
 
 
-def _wanted(said: str, messages: Sequence[ModelMessage]) -> tuple[str, dict[str, Any]] | None:
+def _wanted(said: str, messages: Sequence[ModelMessage]) -> Decision | None:
     if re.search(r"\bwhat(?:'s| is)? (?:the )?(?:time|date|day)\b", said, re.IGNORECASE):
         return "current_time", {}
-    made = _last_document(messages)
     craft = next((craft for craft in _CRAFTS if re.search(rf"\b(?:{craft.words})s?\b", said, re.IGNORECASE)), None)
     change = next((operation for operation, words in _CHANGES if words.search(said)), None)
-    if made is not None and change is not None and not (craft and _MAKE_ANEW.search(said)):
-        names_it = re.search(r"\b(it|this|that)\b", said, re.IGNORECASE) is not None
-        if craft is None or made["kind"] in craft.kinds or names_it:
+    if change is not None and not (craft and _is_new(craft, said)):
+        made = _last_document(messages, craft)
+        if made is None and _IT.search(said):
+            made = _last_document(messages, None)
+        if made is not None:
             return _change(made, change, said)
     if craft is not None and _MAKE.search(said):
         return craft.tool, {"operation": "create", "instruction": f"{craft.first_line}: {_title(said)}\n{said}"}
     return None
 
 
-def _change(made: dict[str, Any], operation: str, said: str) -> tuple[str, dict[str, Any]]:
+def _is_new(craft: Craft, said: str) -> bool:
+    """Whether another one is asked for: “a script that can add”, and not “add a remark to the script”."""
+    named = rf"\b(?:an?|another|new)\s+(?:[\w-]+\s+){{0,1}}(?:{craft.words})\b"
+    return bool(_MAKE_ANEW.search(said) or (re.search(named, said, re.IGNORECASE) and not _IT.search(said)))
+
+
+def _change(made: dict[str, Any], operation: str, said: str) -> Decision:
     craft = next(craft for craft in _CRAFTS if made["kind"] in craft.kinds)
-    if (operation in {"fix", "explain"} and craft.tool == "documentAgent") or (
-        operation == "suggestion" and craft.tool != "documentAgent"
-    ):
+    if operation not in craft.operations:
+        if operation != "fix":
+            return f"“{made['title']}” stays as it is: {craft.tool} has no operation for that."
         operation = "update"
-    return craft.tool, {"operation": operation, "instruction": said, craft.parameter: made["id"]}
+    arguments = {"operation": operation, "instruction": said, craft.parameter: made["id"]}
+    if operation == "revert" and (named := _VERSION.search(said)) is not None:
+        arguments["targetVersion"] = int(named[1] or 1)
+    return craft.tool, arguments
 
 
 def _title(said: str) -> str:
@@ -167,12 +185,15 @@ def _results(message: ModelMessage) -> list[ToolReturnPart | RetryPromptPart]:
     return [part for part in message.parts if isinstance(part, ToolReturnPart | RetryPromptPart)]
 
 
-def _last_document(messages: Sequence[ModelMessage]) -> dict[str, Any] | None:
-    """What was made or changed last in this session, as a tool returned it."""
+def _last_document(messages: Sequence[ModelMessage], craft: Craft | None) -> dict[str, Any] | None:
+    """What was made or changed last in this session, of a craft if one is named, as a tool returned it."""
     for message in reversed(messages):
         for result in reversed(_results(message)):
-            if isinstance(result.content, dict) and {"id", "kind", "version"} <= result.content.keys():
-                return result.content
+            made = result.content
+            if not isinstance(made, dict) or not {"id", "kind", "version"} <= made.keys():
+                continue
+            if craft is None or made["kind"] in craft.kinds:
+                return made
     return None
 
 

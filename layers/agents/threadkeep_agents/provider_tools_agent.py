@@ -26,7 +26,7 @@ from threadkeep.configuration import ProviderToolsAgent
 from threadkeep.errors import ThreadkeepError
 from threadkeep_agents.metering import is_whole
 from threadkeep_agents.tools import TurnContext
-from threadkeep_agents.work import Context, Work, on_record
+from threadkeep_agents.work import TOOL_RETRIES, Context, Work, on_record
 
 AGENT: Final = "provider_tools_agent"
 FETCH_SECONDS: Final = 20
@@ -160,7 +160,7 @@ def web_fetch(*, allow_internal_addresses: bool = False) -> Tool[TurnContext]:
 
 @cache
 def _agent() -> Agent[TurnContext, str]:
-    return Agent(name=AGENT, deps_type=TurnContext)
+    return Agent(name=AGENT, deps_type=TurnContext, retries={"tools": TOOL_RETRIES})
 
 
 def _sources(messages: Iterable[ModelMessage]) -> list[dict[str, str]]:

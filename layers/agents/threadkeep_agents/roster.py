@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from pydantic_ai import Agent
 
@@ -23,9 +23,7 @@ from threadkeep.log import logger
 from threadkeep_agents.delegation import delegates, exhausted_note
 from threadkeep_agents.own_servers import registered_tools
 from threadkeep_agents.tools import TurnContext
-
-# Of calls that make no sense, after which a run would fail: what ends a turn is its own bounds.
-TOOL_RETRIES: Final = 50
+from threadkeep_agents.work import TOOL_RETRIES
 
 
 @dataclass(frozen=True, slots=True)

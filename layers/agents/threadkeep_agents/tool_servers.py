@@ -17,7 +17,7 @@ from pydantic_ai.tools import ToolDefinition
 from threadkeep.errors import ThreadkeepError
 from threadkeep_agents.results import readable
 from threadkeep_agents.tools import TurnContext
-from threadkeep_agents.work import Context
+from threadkeep_agents.work import TOOL_RETRIES, Context
 
 if TYPE_CHECKING:
     from pydantic_ai.toolsets import AbstractToolset
@@ -52,7 +52,7 @@ async def session(
         init_timeout=connect_seconds,
         read_timeout=CALL_SECONDS,
         tool_error_behavior="failed",
-        max_retries=1,
+        max_retries=TOOL_RETRIES,
         process_tool_call=_bounded,
     )
     try:

@@ -46,8 +46,9 @@ class TurnContext:
     `bounds` hold for the turn as a whole, its sub-agents included. `activity` takes the rows of
     `agent_activity_logs` of what was done besides talking. `configured` has an agent's newest configuration,
     `own_tools` that of the team's own tools, by their names.
-    `capabilities` are given to every agent's run. `exhausted` names the agents whose limit the caller has used up,
-    with the seconds until there is room.
+    `capabilities` are given to every agent's run. `exhausted` names the agents and tools whose limit is used up,
+    with the seconds until there is room. `late_results` takes by its id what a call had done that the turn did not wait
+    for.
     """
 
     principal: Principal
@@ -67,6 +68,7 @@ class TurnContext:
     capabilities: list[AbstractCapability[Any]] = field(default_factory=list)
     exhausted: dict[str, int] = field(default_factory=dict)
     activity: list[dict[str, Any]] = field(default_factory=list)
+    late_results: dict[str, Any] = field(default_factory=dict)
 
     async def as_user(self, action: Callable[[Principal], Awaitable[Result]]) -> Result:
         """Does something in the user's own rights; in the account's, if the account took the guest over meanwhile."""

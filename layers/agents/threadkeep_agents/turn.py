@@ -153,7 +153,7 @@ class Turn:
             conversation = self._read_history()
         except Exception as error:  # noqa: BLE001 - whatever it is, the turn must reach its Finish
             conversation = error
-        chunks = ChunkStream(start_event(str(self._run.answer), self._first_metadata()))
+        chunks = ChunkStream(start_event(str(self._run.answer), self._first_metadata()), self._context.late_results)
         shown = WithoutEmptyReasoning()
         result: AgentRunResultEvent[str] | None = None
 
@@ -271,9 +271,15 @@ class Turn:
         text = " ".join(self._first_texts)
         if not (is_untitled and text.strip() and self._parties.roster.app_settings.titles.enabled):
             return None
-        if (model := self._models.for_title()) is None:
+        return None if self._models.is_offline else asyncio.create_task(self._title(text))
+
+    async def _title(self, text: str) -> str | None:
+        try:
+            model = self._models.for_title()
+            return await title_of(model, text, self._parties.tracing.instrumentation) if model else None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer goes on without a title
+            logger.error("title failed", exc_info=error, extra={"correlation_id": str(self._run.correlation_id)})
             return None
-        return asyncio.create_task(title_of(model, text, self._parties.tracing.instrumentation))
 
     @property
     def _first_words(self) -> str | None:

@@ -5,10 +5,12 @@ Chunks are written as version 5 of the SDK reads them, which 6 and 7 read as wel
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic_ai.exceptions import RunCancelled
+from pydantic_ai.messages import FunctionToolResultEvent
 from pydantic_ai.ui.vercel_ai import VercelAIEventStream
 from pydantic_ai.ui.vercel_ai.response_types import (
     BaseChunk,
@@ -32,18 +34,33 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 # None is a value here, as of a tool that returns nothing; clients refuse a chunk that lacks one of these.
 VALUES: Final = frozenset({"input", "output", "data"})
+UNANSWERED: Final = "The turn ended before the tool did."
 
 
 class ChunkStream(VercelAIEventStream[Any, Any]):
-    """The library's encoder with our edges: our start, no provider metadata, and no end before the turn's Finish."""
+    """The library's encoder with our edges: our start, no provider metadata, and no end before the turn's Finish.
 
-    def __init__(self, start: StartChunk) -> None:
+    `late_results` has by its id what a call had done when the turn ended around it.
+    """
+
+    def __init__(self, start: StartChunk, late_results: Mapping[str, Any]) -> None:
         super().__init__(sdk_version=SDK_VERSION)
         self._start = start
+        self._late_results = late_results
         self.failure: Exception | None = None
 
     async def before_stream(self) -> AsyncIterator[BaseChunk]:
         yield self._start
+
+    async def handle_function_tool_result(self, event: FunctionToolResultEvent) -> AsyncIterator[BaseChunk]:
+        """A call around which the turn ended has failed, but for what it had done; the library has it succeed."""
+        part = event.part
+        if part.tool_call_id in self._late_results:
+            part = replace(part, content=self._late_results[part.tool_call_id], outcome="success")
+        elif part.outcome == "interrupted":
+            part = replace(part, content=UNANSWERED, outcome="failed")
+        async for chunk in super().handle_function_tool_result(replace(event, part=part)):
+            yield chunk
 
     async def on_error(self, error: Exception) -> AsyncIterator[BaseChunk]:
         """Closes open tool calls; what the client is told is decided by the turn, in our words."""
@@ -160,7 +177,7 @@ class Parts:
         for tool in self._tools.values():
             if tool["state"] not in {"output-available", "output-error"}:
                 tool["state"] = "output-error"
-                tool["errorText"] = "The turn ended before the tool did."
+                tool["errorText"] = UNANSWERED
         return [part for part in self._parts if part["type"] not in {"text", "reasoning"} or part["text"]]
 
     def _close(self, text_id: str) -> None:

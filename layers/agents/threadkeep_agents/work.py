@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from pydantic_ai import RunContext
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
@@ -21,6 +21,9 @@ from threadkeep_agents.model_choice import AgentModel
 from threadkeep_agents.tools import TurnContext
 
 Context = RunContext[TurnContext]
+
+# Of calls that make no sense or cannot be done, after which a run would fail: what ends a turn is its own bounds.
+TOOL_RETRIES: Final = 50
 
 
 @dataclass(slots=True)

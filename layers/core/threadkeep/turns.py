@@ -68,8 +68,8 @@ class Run:
     `model` and `title_model` are rows of `model_config`, None for the offline model. `configuration` is None unless
     it is newer than the caller's. `history` ends with the message to answer; `omitted` earlier messages are not in it.
     `fallback` are the models that may stand in, in their order. `cost_bound` is what is left of the budget for this
-    turn, in USD, None without one. `exhausted` has the agents, the chat agent aside, that the caller cannot call now,
-    each with the seconds until its limits have room.
+    turn, in USD, None without one. `exhausted` has the agents and own tools, the chat agent aside, that the caller
+    cannot call now, each with the seconds until its limits have room.
     """
 
     session: UUID
