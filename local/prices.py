@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from local.database_commands import database
-from threadkeep.configuration import parse_model_metadata
+from threadkeep.model_metadata import parse_model_metadata
 
 PRICED_MEMBERS: Final = ("cachedInputPrice", "cacheWritePrice", "longContext", "priceChanges")
 

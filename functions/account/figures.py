@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from threadkeep import limits, model_offer, usage
-from threadkeep.configuration import Agent, Day, Provider
+from threadkeep.configuration import Agent, Provider
 from threadkeep.errors import ThreadkeepError
+from threadkeep.shapes import Day
 from threadkeep.web import ApiModel, Caller, Moment, SignedIn, moment
 
 router = APIRouter()

@@ -9,7 +9,9 @@ from fastapi import APIRouter, Depends, Path, Response
 from pydantic import Field, StringConstraints
 
 from threadkeep import model_catalog
-from threadkeep.configuration import Flag, Provider, UsdPerMillionTokens
+from threadkeep.configuration import Provider
+from threadkeep.model_metadata import UsdPerMillionTokens
+from threadkeep.shapes import Flag
 from threadkeep.web import Administrator, ApiModel, IfMatch, Moment, Page, RequestModel, entity_tag, moment, raises
 
 router = APIRouter(prefix="/api/admin/models", tags=["administration"])

@@ -12,8 +12,8 @@ from pydantic import Field, StringConstraints
 
 from functions.admin.query import Cursor, Limit, Name, Since, Surroundings, Until, in_utc
 from threadkeep import activity_reports, error_reports, usage_reports
-from threadkeep.configuration import Day
 from threadkeep.errors import invalid
+from threadkeep.shapes import Day
 from threadkeep.web import Administrator, ApiModel, Page, RequestModel
 
 router = APIRouter(prefix="/api/admin", tags=["administration"])

@@ -18,8 +18,9 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.usage import RequestUsage
 
-from threadkeep.configuration import ModelMetadata
-from threadkeep_agents.metering import OFFLINE_MODEL, CostBoundReachedError, Ledger, PricedModel
+from threadkeep.model_metadata import ModelMetadata
+from threadkeep_agents.ledger import CostBoundReachedError, Ledger
+from threadkeep_agents.priced_models import OFFLINE_MODEL, PricedModel
 
 MODEL = PricedModel("m", "openai", Decimal(1), Decimal(10), ModelMetadata(), thinking_enabled=False)
 HELLO: list[ModelMessage] = [ModelRequest(parts=[UserPromptPart("Hello")])]

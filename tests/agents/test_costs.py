@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 from pydantic_ai.usage import RequestUsage
 
-from threadkeep_agents.metering import OFFLINE_MODEL, PricedModel, cost
+from threadkeep_agents.priced_models import OFFLINE_MODEL, PricedModel, cost
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LATER = datetime(2027, 2, 1, tzinfo=UTC)

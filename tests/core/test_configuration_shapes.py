@@ -22,16 +22,14 @@ from threadkeep.configuration import (
     AppSettings,
     ChatModelAgent,
     DocumentAgent,
-    ModelMetadata,
     OwnTool,
-    Prices,
     config_key,
     fill,
     json_schema,
     parse_configuration,
-    parse_model_metadata,
 )
 from threadkeep.errors import FieldError, ThreadkeepError
+from threadkeep.model_metadata import ModelMetadata, Prices, parse_model_metadata
 
 Json = dict[str, Any]
 LEAVE_OUT = object()

@@ -25,14 +25,13 @@ from threadkeep.configuration import (
     LoggingSettings,
     MermaidAgent,
     Operation,
-    Prices,
     ProviderToolsAgent,
     PythonAgent,
     Tool,
     config_key,
     parse_configuration,
-    parse_model_metadata,
 )
+from threadkeep.model_metadata import Prices, parse_model_metadata
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]

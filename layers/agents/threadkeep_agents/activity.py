@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from threadkeep.errors import ThreadkeepError
-from threadkeep_agents.metering import PricedModel
+from threadkeep_agents.priced_models import PricedModel
 
 CHAT_AGENT: Final = "chat_model_agent"
 # What the column takes; a longer one would cost the turn all its rows.

@@ -24,7 +24,7 @@ from threadkeep.identity import Principal
 from threadkeep.log import logger
 from threadkeep.storage import Storage
 from threadkeep_agents import office
-from threadkeep_agents.metering import OFFLINE, PricedModel
+from threadkeep_agents.priced_models import OFFLINE, PricedModel
 
 # Of a whole request, with a third more for base64: 20 MB is what Google takes, the strictest of the three.
 MAXIMUM_BINARY_BYTES: Final = 14 * 1024 * 1024

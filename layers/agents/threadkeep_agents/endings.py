@@ -9,7 +9,7 @@ from typing import Any
 from threadkeep import turns
 from threadkeep.errors import ThreadkeepError
 from threadkeep_agents.activity import CHAT_AGENT, activity_row, total
-from threadkeep_agents.metering import PricedModel
+from threadkeep_agents.priced_models import PricedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

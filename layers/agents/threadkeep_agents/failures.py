@@ -19,7 +19,7 @@ from pydantic_ai.exceptions import (
 )
 
 from threadkeep.errors import ThreadkeepError
-from threadkeep_agents.metering import CostBoundReachedError
+from threadkeep_agents.ledger import CostBoundReachedError
 
 RETRY_AFTER_SECONDS = 10
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic_ai.messages import (
     BinaryContent,
@@ -21,9 +21,7 @@ from pydantic_ai.messages import (
 
 from threadkeep.errors import ThreadkeepError
 from threadkeep.storable import storable
-
-if TYPE_CHECKING:
-    from threadkeep_agents.metering import PricedModel
+from threadkeep_agents.priced_models import PricedModel
 
 # Estimates that are rather too high: a provider refuses a conversation that is one token too long.
 BYTES_PER_TOKEN: Final = {"anthropic": 2.5}

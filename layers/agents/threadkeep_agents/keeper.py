@@ -11,7 +11,7 @@ from threadkeep import turns
 from threadkeep.database import Database
 from threadkeep.log import logger
 from threadkeep_agents.broadcast import is_set_within
-from threadkeep_agents.metering import Ledger
+from threadkeep_agents.ledger import Ledger
 
 COALESCE_SECONDS: Final = 0.1
 COALESCE_BYTES: Final = 16 * 1024

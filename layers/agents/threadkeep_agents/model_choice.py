@@ -13,8 +13,10 @@ from threadkeep import turns
 from threadkeep.configuration import AppSettings
 from threadkeep_agents.activity import CHAT_AGENT
 from threadkeep_agents.history import Window
-from threadkeep_agents.metering import OFFLINE_MODEL, Entry, Ledger, MeteredModel, PricedModel
+from threadkeep_agents.ledger import Entry, Ledger
+from threadkeep_agents.metering import MeteredModel
 from threadkeep_agents.offline import offline_model
+from threadkeep_agents.priced_models import OFFLINE_MODEL, PricedModel
 from threadkeep_agents.providers import Providers
 from threadkeep_agents.standby import StandbyModel
 

@@ -30,7 +30,7 @@ from threadkeep.identity import Principal
 from threadkeep.settings import Settings
 
 if TYPE_CHECKING:
-    from threadkeep_agents.metering import Ledger
+    from threadkeep_agents.ledger import Ledger
     from threadkeep_agents.model_choice import ModelChoice
 
 Result = TypeVar("Result")

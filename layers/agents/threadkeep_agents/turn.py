@@ -36,7 +36,8 @@ from threadkeep_agents.endings import Outcome
 from threadkeep_agents.failures import as_domain_error
 from threadkeep_agents.history import Conversation
 from threadkeep_agents.keeper import Keeper
-from threadkeep_agents.metering import Ledger, is_whole
+from threadkeep_agents.ledger import Ledger
+from threadkeep_agents.metering import is_whole
 from threadkeep_agents.model_choice import ModelChoice
 from threadkeep_agents.own_servers import OwnServers
 from threadkeep_agents.providers import Providers, closing_responses

@@ -12,27 +12,27 @@ bring a new operation without making the rows of an older one invalid.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import date
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, overload
+from typing import Annotated, Any, Final, Literal, get_args, overload
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from threadkeep.errors import invalid
+from threadkeep.shapes import (
+    Days,
+    Description,
+    Flag,
+    Limit,
+    Name,
+    Prompt,
+    Shape,
+    SnakeCaseShape,
+    Usd,
+    distinct,
+    legible,
+    refusal,
 )
-from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails, PydanticCustomError
-
-from threadkeep.errors import FieldError, ThreadkeepError, invalid
 
 Agent = Literal[
     "chat_model_agent",
@@ -47,7 +47,6 @@ Provider = Literal["google", "openai", "anthropic"]
 AGENTS: Final[tuple[Agent, ...]] = get_args(Agent)
 PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 PLACEHOLDERS: Final = ("title", "instruction", "currentContent", "updateInstruction", "errorInfo")
-MAXIMUM_REPORTED_ERRORS: Final = 20
 
 # Only a word in braces is a placeholder, so that a template may hold JSON or a diagram. With spaces inside it is
 # still meant as one, and refused: it would otherwise reach the model unfilled.
@@ -84,18 +83,7 @@ def parse_configuration(config_key: str, data: object) -> AgentConfiguration | A
     try:
         return shape.model_validate(data)
     except ValidationError as error:
-        raise _refusal(error, root="configData") from None
-
-
-def parse_model_metadata(data: object) -> ModelMetadata:
-    """Reads `model_config.metadata`, given as decoded JSON.
-
-    Raises ThreadkeepError `invalid:api` with paths such as `metadata.contextWindow`.
-    """
-    try:
-        return ModelMetadata.model_validate(data)
-    except ValidationError as error:
-        raise _refusal(error, root="metadata", prefix="metadata.") from None
+        raise refusal(error, root="configData") from None
 
 
 def json_schema(config_key: str) -> dict[str, Any]:
@@ -126,15 +114,6 @@ def fill(
     return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def _legible(text: str) -> str:
-    # PostgreSQL has no NUL in text; a lone surrogate never gets past pydantic.
-    if "\x00" in text:
-        raise PydanticCustomError("nul", "must not hold a NUL character")
-    if not text.strip(" \t\r\n\f\v"):
-        raise PydanticCustomError("blank", "must not be blank")
-    return text
-
-
 def _known_placeholders(template: str) -> str:
     for name in PLACEHOLDER.findall(template):
         if name not in PLACEHOLDERS:
@@ -154,68 +133,9 @@ def _url_path(text: str) -> str:
     return text
 
 
-Entry = TypeVar("Entry")
-
-
-def _distinct(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    if len(set(entries)) < len(entries):
-        raise PydanticCustomError("repeated", "must not name anything twice")
-    return entries
-
-
-def _number(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise PydanticCustomError("number_type", "must be a number")
-    return value
-
-
-def _written_day(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
-        return value
-    raise PydanticCustomError("day_type", "must be a day as YYYY-MM-DD")
-
-
-# Pydantic reads a float into a decimal through its shortest text, so 0.1 is a tenth and not a binary fraction.
-Amount = Annotated[
-    Decimal,
-    BeforeValidator(_number),
-    Field(ge=0, allow_inf_nan=False),
-    PlainSerializer(float, return_type=float, when_used="json"),
-]
-UsdPerMillionTokens = Annotated[
-    Amount, Field(le=10_000), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 10_000})
-]
-Usd = Annotated[Amount, Field(le=1_000_000), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1_000_000})]
-Flag = Annotated[bool, Field(strict=True)]
-Limit = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-Days = Annotated[int, Field(strict=True, ge=1, le=3650)]
-Tokens = Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
-Name = Annotated[str, Field(strict=True, max_length=100), AfterValidator(_legible)]
-Description = Annotated[str, Field(strict=True, max_length=4_000), AfterValidator(_legible)]
-Prompt = Annotated[str, Field(strict=True, max_length=100_000), AfterValidator(_legible)]
 Template = Annotated[Prompt, AfterValidator(_known_placeholders)]
-UrlPath = Annotated[str, Field(strict=True, max_length=500), AfterValidator(_legible), AfterValidator(_url_path)]
-ServerAddress = Annotated[str, Field(strict=True, max_length=2_000), AfterValidator(_legible), AfterValidator(_address)]
-Day = Annotated[date, BeforeValidator(_written_day)]
-
-
-class Shape(BaseModel):
-    """A JSON object with exactly the known members, in camelCase; it does not change once read."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
-        # A process reads some of these shapes and not all; none is built before its first use.
-        defer_build=True,
-    )
-
-
-class SnakeCaseShape(Shape):
-    """As `Shape`, with the snake_case names that the source design has in some places."""
-
-    model_config = ConfigDict(alias_generator=None)
+UrlPath = Annotated[str, Field(strict=True, max_length=500), AfterValidator(legible), AfterValidator(_url_path)]
+ServerAddress = Annotated[str, Field(strict=True, max_length=2_000), AfterValidator(legible), AfterValidator(_address)]
 
 
 class RateLimit(Shape):
@@ -374,7 +294,7 @@ class ToolServer(Shape):
 
     url: ServerAddress
     secret: Name | None = None
-    allowed_tools: Annotated[tuple[Name, ...], Field(max_length=100), AfterValidator(_distinct)]
+    allowed_tools: Annotated[tuple[Name, ...], Field(max_length=100), AfterValidator(distinct)]
 
 
 class OwnTool(AgentConfiguration):
@@ -422,14 +342,14 @@ class Fallback(Shape):
     """Models, by `model_id` and in this order, that answer when the chosen one cannot."""
 
     enabled: Flag = False
-    models: Annotated[tuple[Name, ...], Field(max_length=100), AfterValidator(_distinct)] = ()
+    models: Annotated[tuple[Name, ...], Field(max_length=100), AfterValidator(distinct)] = ()
 
 
 class AppSettings(Shape):
     """What holds for the whole application; the active provider is one of the available ones."""
 
     active_provider: Provider
-    available_providers: Annotated[tuple[Provider, ...], Field(max_length=100), AfterValidator(_distinct)]
+    available_providers: Annotated[tuple[Provider, ...], Field(max_length=100), AfterValidator(distinct)]
     guests: Guests = Guests.model_construct()
     turn: TurnBounds = TurnBounds.model_construct()
     titles: Titles = Titles.model_construct()
@@ -488,7 +408,7 @@ class PrivacySettings(SnakeCaseShape):
     anonymize_ip: Flag = False
     hash_email: Flag = False
     log_user_agent: Flag = True
-    exclude_sensitive_paths: Annotated[tuple[UrlPath, ...], Field(max_length=100), AfterValidator(_distinct)] = ()
+    exclude_sensitive_paths: Annotated[tuple[UrlPath, ...], Field(max_length=100), AfterValidator(distinct)] = ()
 
 
 class LoggingSettings(SnakeCaseShape):
@@ -501,81 +421,6 @@ class LoggingSettings(SnakeCaseShape):
     category_toggles: CategoryToggles = CategoryToggles.model_construct()
     performance_settings: PerformanceSettings = PerformanceSettings.model_construct()
     privacy_settings: PrivacySettings = PrivacySettings.model_construct()
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What one request pays, in US dollars per million tokens of each kind."""
-
-    input: Decimal
-    cached_input: Decimal
-    cache_write: Decimal
-    output: Decimal
-
-
-class LongContextPrices(Shape):
-    """What the whole of a request pays whose input, cached or not, is longer than `above_input_tokens`."""
-
-    above_input_tokens: Tokens
-    input_price: UsdPerMillionTokens
-    cached_input_price: UsdPerMillionTokens | None = None
-    cache_write_price: UsdPerMillionTokens | None = None
-    output_price: UsdPerMillionTokens
-
-
-class FinerPrices(Shape):
-    """US dollars per million tokens. A kind of input without a price of its own pays the input price."""
-
-    cached_input_price: UsdPerMillionTokens | None = None
-    cache_write_price: UsdPerMillionTokens | None = None
-    long_context: LongContextPrices | None = None
-
-
-class PriceChange(FinerPrices):
-    """New prices that the provider has announced; they replace all earlier ones from the start of a day (UTC)."""
-
-    starts_on: Annotated[Day, Field(alias="from")]
-    input_price: UsdPerMillionTokens
-    output_price: UsdPerMillionTokens
-
-
-class ModelMetadata(FinerPrices):
-    """What is known of a model besides the columns of its row: sizes in tokens, what it takes, finer prices."""
-
-    context_window: Tokens | None = None
-    max_output_tokens: Tokens | None = None
-    capabilities: Annotated[
-        tuple[Literal["images", "pdf", "tools"], ...], Field(max_length=100), AfterValidator(_distinct)
-    ] = ()
-    price_changes: Annotated[tuple[PriceChange, ...], Field(max_length=100)] = ()
-
-    @field_validator("price_changes")
-    @classmethod
-    def _ascending(cls, changes: tuple[PriceChange, ...]) -> tuple[PriceChange, ...]:
-        days = [change.starts_on for change in changes]
-        if days != sorted(set(days)):
-            raise PydanticCustomError("unordered", "must be in the order of their days, each day once")
-        return changes
-
-    def prices(self, input_price: Decimal, output_price: Decimal, *, day: date, input_tokens: int) -> Prices:
-        """What a request of `input_tokens`, cached ones included, pays on a day (UTC).
-
-        `input_price` and `output_price` are the row's own columns.
-        """
-        finer: FinerPrices = self
-        for change in self.price_changes:
-            if change.starts_on <= day:
-                finer, input_price, output_price = change, change.input_price, change.output_price
-        kinds: FinerPrices | LongContextPrices = finer
-        if finer.long_context and input_tokens > finer.long_context.above_input_tokens:
-            kinds = finer.long_context
-            input_price, output_price = kinds.input_price, kinds.output_price
-        return Prices(
-            input=input_price,
-            cached_input=input_price if kinds.cached_input_price is None else kinds.cached_input_price,
-            cache_write=input_price if kinds.cache_write_price is None else kinds.cache_write_price,
-            output=output_price,
-        )
 
 
 SHAPES_OF_AGENTS: Final[dict[Agent, type[AgentConfiguration]]] = {
@@ -598,43 +443,3 @@ def _shape_of(config_key: str) -> type[AgentConfiguration | AppSettings | Loggin
     if shape is None:
         raise invalid("configKey", "is not the key of a configuration")
     return shape
-
-
-# The sentences of the frequent errors, in the words of the database's function.
-REASONS: Final = {
-    "missing": "is missing",
-    "extra_forbidden": "is not a known field",
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be a text",
-    "tuple_type": "must be a list",
-    "model_type": "must be an object",
-    "date_from_datetime_parsing": "must be a day as YYYY-MM-DD",
-    "date_parsing": "must be a day as YYYY-MM-DD",
-}
-
-
-def _refusal(error: ValidationError, *, root: str, prefix: str = "") -> ThreadkeepError:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return ThreadkeepError(
-        "invalid:api",
-        fields=[
-            FieldError(prefix + _path(problem) if problem["loc"] else root, _reason(problem))
-            for problem in problems[:MAXIMUM_REPORTED_ERRORS]
-        ],
-    )
-
-
-def _path(problem: ErrorDetails) -> str:
-    path = ""
-    for step in problem["loc"]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
-    return path
-
-
-def _reason(problem: ErrorDetails) -> str:
-    reason = REASONS.get(problem["type"])
-    if reason is None:
-        reason = problem["msg"][0].lower() + problem["msg"][1:]
-    return reason.replace("input should be", "must be").replace("should have", "must have")

@@ -18,10 +18,11 @@ from psycopg.types.json import Jsonb
 
 from threadkeep import activity, patches
 from threadkeep.activity import ActivityType
-from threadkeep.configuration import Provider, parse_model_metadata
+from threadkeep.configuration import Provider
 from threadkeep.database import Database, Statement
 from threadkeep.errors import ThreadkeepError, invalid
 from threadkeep.identity import Principal
+from threadkeep.model_metadata import parse_model_metadata
 
 IfMatch = Sequence[str] | None
 """The tags one of which has to be that of the model as it is; `*` and None are any."""

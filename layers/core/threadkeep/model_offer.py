@@ -7,10 +7,11 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from threadkeep.configuration import ModelMetadata, Prices, Provider, parse_model_metadata
+from threadkeep.configuration import Provider
 from threadkeep.database import Database
 from threadkeep.errors import ThreadkeepError
 from threadkeep.identity import Principal
+from threadkeep.model_metadata import ModelMetadata, Prices, parse_model_metadata
 
 OFFLINE: Final = "offline"
 
