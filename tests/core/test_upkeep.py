@@ -186,7 +186,7 @@ async def test_a_dead_turn_is_ended_with_what_it_had_said_and_a_living_one_is_le
     living = await begin(database, somebody())
     dead = await begin(database, somebody())
     await say(owner, dead.stream, '{"type": "text-delta", "id": "1", "delta": "Once upon"}')
-    values: dict[str, Any] = {"stream": dead.stream, "usage": Jsonb([usage(open=True)])}
+    values: dict[str, Any] = {"stream": dead.stream, "usage": Jsonb([usage(source="estimated")])}
     await owner.rows('update public."Stream" set usage = %(usage)s where id = %(stream)s', values)
     await end_lease(owner, dead.stream)
 
