@@ -193,12 +193,15 @@ class EmbeddedPostgres:
             cluster.initialise(programs)
             cluster.launch(programs, self._settings, listen_tcp=self._listen_tcp)
         try:
-            cluster.ensure_database(self._database, listen_tcp=self._listen_tcp)
+            listens_on_tcp = cluster.ensure_database(self._database)
         except (psycopg.OperationalError, EmbeddedPostgresError):
             if found is None or not cluster.has_ended(found.process_id):
                 raise
             # It was being killed while we looked.
             self._bring_up(cluster)
+            return
+        if self._listen_tcp and not listens_on_tcp:
+            raise EmbeddedPostgresError("The server that runs on this data directory was started without TCP.")
 
 
 def discard(data_dir: Path) -> bool:

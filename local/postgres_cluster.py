@@ -266,18 +266,17 @@ class Cluster:
         """Delete the data."""
         shutil.rmtree(self.home.cluster, ignore_errors=True)
 
-    def ensure_database(self, name: str, *, listen_tcp: bool) -> None:
+    def ensure_database(self, name: str) -> bool:
+        """Make a database that is not there; whether the server listens on TCP."""
         server = self.postmaster()
         if server is None:
             raise EmbeddedPostgresError(f"PostgreSQL ended right after its start; its log is {self.log}.")
         with psycopg.connect(
             host=server.socket_dir, port=server.port, user=SUPERUSER, dbname="postgres", autocommit=True
         ) as connection:
-            listens = connection.execute("select current_setting('listen_addresses') <> ''").fetchone()
-            if listen_tcp and listens != (True,):
-                raise EmbeddedPostgresError("The server that runs on this data directory was started without TCP.")
             if not connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone():
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+            return connection.execute("select current_setting('listen_addresses') <> ''").fetchone() == (True,)
 
     def password(self) -> str:
         """The password of this cluster's roles over TCP, made once."""

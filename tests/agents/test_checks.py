@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from threadkeep_agents import checks
 from threadkeep_agents.checks import MAX_DIAGRAM, MAX_SCRIPT, Problem, check_mermaid, check_python
 
 # Of each type of diagram one that is right and one that is not, with the line of what is wrong if the grammar names it.
@@ -143,8 +144,10 @@ async def test_an_empty_or_too_large_diagram_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-async def test_a_hostile_diagram_is_refused_and_the_next_is_judged(kind: str) -> None:
-    assert await check_mermaid(HOSTILE[kind]) is not None
+async def test_a_hostile_diagram_is_refused_and_the_next_is_judged(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as shorter:
+        shorter.setattr(checks, "MAX_SECONDS", 0.5)
+        assert await check_mermaid(HOSTILE[kind]) is not None
     assert await check_mermaid("flowchart LR\n  a --> b") is None
 
 
