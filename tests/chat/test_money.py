@@ -93,7 +93,7 @@ async def test_each_bound_ends_a_turn_with_its_code_and_keeps_what_was_said_and_
 
 
 async def test_a_turn_that_takes_too_long_ends_with_what_was_said(server: ChatServer, emulator: Emulator) -> None:
-    await set_app(server, turn={"maxSeconds": 1})
+    await set_app(server, turn={"maxSeconds": 3})
     emulator.script(Reply(text=["Well ", "then"], interruptions=[Silence(after_deltas=1)]))
 
     answer = await server.say("Hello")

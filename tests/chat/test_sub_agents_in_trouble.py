@@ -114,7 +114,7 @@ async def test_a_turn_whose_time_is_up_within_an_agent_keeps_what_was_written(
     server: ChatServer, emulator: Emulator, provider: str
 ) -> None:
     await server.rows(
-        'update admin_config set config_data = config_data || \'{"turn": {"maxSeconds": 2}}\' '
+        'update admin_config set config_data = config_data || \'{"turn": {"maxSeconds": 5}}\' '
         "where config_key = 'app_settings'"
     )
     emulator.script(
@@ -338,7 +338,7 @@ async def test_the_next_turn_goes_on_with_a_new_document_that_was_broken_off(
 ) -> None:
     if end == "out of time":
         await server.rows(
-            'update admin_config set config_data = config_data || \'{"turn": {"maxSeconds": 2}}\' '
+            'update admin_config set config_data = config_data || \'{"turn": {"maxSeconds": 5}}\' '
             "where config_key = 'app_settings'"
         )
     emulator.script(

@@ -207,6 +207,29 @@ async def test_a_month_is_made_once_and_takes_its_rows_out_of_the_default_partit
     assert await owner.number("select count(*) from public.user_activity_logs") == 4
 
 
+async def test_a_month_takes_a_row_that_was_still_being_written_when_its_making_began(
+    database: Database, database_url: str, owner: Owner, user: Principal
+) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url) as writer:
+        await writer.execute(
+            """
+            insert into public.user_activity_logs
+                (user_id, correlation_id, activity_type, activity_category, created_at)
+            values (%s, gen_random_uuid(), 'a', 'b', '2020-03-15')
+            """,
+            [user.user_id],
+        )
+        making = asyncio.create_task(database.rows(SERVICE, CREATE, MARCH))
+        waiting = "select count(*) from pg_locks where not granted and relation = 'public.user_activity_logs'::regclass"
+        async with asyncio.timeout(30):
+            while not await owner.number(waiting):  # noqa: ASYNC110 - the database rings no bell
+                await asyncio.sleep(0.01)
+        await writer.commit()
+
+    assert await making == [{"made": True}]
+    assert await owner.number("select count(*) from private.user_activity_logs_2020_03") == 1
+
+
 async def test_months_of_nothing_but_the_two_logs_are_made_or_dropped(database: Database) -> None:
     for function in ("create_log_partition", "drop_log_partition"):
         for name in ("error_logs", "Chat", 'x"; drop table public."Chat"; --', ""):
