@@ -8,6 +8,7 @@ every piece of text; the event's own `type` says which one it is.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, Final, get_args
 
@@ -35,10 +36,9 @@ class OpenAIClient(AsyncOpenAI):
 
     def _process_response_data(self, *, data: Any, cast_to: Any, response: Any) -> Any:
         if cast_to is ResponseStreamEvent and (kind := _event_kinds().get(data.get("type"))) is not None:
-            try:
+            # One that OpenAI sends in another form by now is read as loosely as the SDK can.
+            with suppress(ValidationError):
                 return kind.model_validate(data)
-            except ValidationError:
-                pass  # One that OpenAI sends in another form by now is read as loosely as the SDK can.
         return super()._process_response_data(data=data, cast_to=cast_to, response=response)
 
 
