@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bench.machine import Surroundings
 from bench.machine import Watch as MachineWatch
+from bench.processes import cpu_ms
 from bench.soak import invariants
 from bench.soak.administrators import Administrator
 from bench.soak.client import Client, Record
@@ -123,7 +124,7 @@ async def _soak(
         asked_of_the_model=_served(system),
         settled=int(settled),
         logged=_logged(system.data_dir / f"server-{server.port}.log"),
-        surroundings=machine.read(besides=system.cpu_seconds()),
+        surroundings=machine.read(besides=system.cpu_seconds() + cpu_ms(server.process_id) / 1000),
     )
 
 
