@@ -170,7 +170,7 @@ async def serving(app: FastAPI, owner_url: str) -> AsyncIterator[ChatServer]:
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    async with httpx.AsyncClient(base_url=url, timeout=20, limits=limits, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as http:
         try:
             yield ChatServer(app, url, owner_url, http)
         finally:

@@ -541,7 +541,8 @@ async def test_what_could_not_be_stored_is_not_said_to_be(
         "where datname = current_database() and usename = 'threadkeep_api'"
     )
     gate.release()
-    await asyncio.sleep(1)
+    # The chat agent is told, and asks its model what to say of it.
+    await emulator.until(lambda: len(emulator.requests) == 3)
     await server.rows(f'alter database "{database["name"]}" connection limit -1')
 
     answer = await turn

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROGRAM = Path(__file__).with_name("front_end.mjs")
-SECONDS = 15
+SECONDS = 60
 MAX_LINE_BYTES = 1 << 22
 
 

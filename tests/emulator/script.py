@@ -169,7 +169,7 @@ class Bell:
             with suppress(RuntimeError):  # its loop was closed: nobody waits there any more
                 loop.call_soon_threadsafe(event.set)
 
-    async def until(self, holds: Callable[[], bool], *, timeout: float | None = 20) -> None:  # noqa: ASYNC109
+    async def until(self, holds: Callable[[], bool], *, timeout: float | None = 30) -> None:  # noqa: ASYNC109
         """Wait until `holds()`; TimeoutError after `timeout` seconds."""
         event = asyncio.Event()
         entry = (asyncio.get_running_loop(), event)

@@ -86,7 +86,7 @@ class Emulator:
         with self._lock:
             return sum(len(rule.answers) for rule in self._rules if not rule.always)
 
-    async def until(self, holds: Callable[[], bool], *, timeout: float = 5) -> None:  # noqa: ASYNC109
+    async def until(self, holds: Callable[[], bool], *, timeout: float = 30) -> None:  # noqa: ASYNC109
         """Wait until `holds()`, looked at whenever a request comes or ends; TimeoutError after `timeout` seconds."""
         await self._bell.until(holds, timeout=timeout)
 
